@@ -1,1 +1,32 @@
+"""What a low-bit tensor is: option, grid, step search, points and packing."""
 
+from .grid import Grid, Rounding, signed_grid
+from .option import Option, StepUnit, parse_option, parse_options
+from .packing import pack_codes, packed_bytes, unpack_codes
+from .points import Points, fit_greedy, fit_joint, fit_point
+from .quantize import PointFit, QuantizedRows, Quantizer
+from .steps import StepSearch, search_steps, steps_from_half, steps_to_half
+
+__all__ = [
+    "Grid",
+    "Option",
+    "PointFit",
+    "Points",
+    "QuantizedRows",
+    "Quantizer",
+    "Rounding",
+    "StepSearch",
+    "StepUnit",
+    "fit_greedy",
+    "fit_joint",
+    "fit_point",
+    "pack_codes",
+    "packed_bytes",
+    "parse_option",
+    "parse_options",
+    "search_steps",
+    "signed_grid",
+    "steps_from_half",
+    "steps_to_half",
+    "unpack_codes",
+]

@@ -1,0 +1,129 @@
+"""A weight as its option stores it: the front door of the room."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from .grid import Rounding
+from .option import Option, StepUnit
+from .points import Points, fit_greedy, fit_joint, fit_point
+from .steps import StepSearch, storable_steps
+
+__all__ = ["PointFit", "QuantizedRows", "Quantizer"]
+
+# Rows are fitted in pieces that stay in the processor's cache.
+CHUNK_WEIGHTS = 2**17
+
+
+class PointFit(enum.StrEnum):
+    """How the points of a row are fitted: all together, or each on the residual of the ones before."""
+
+    JOINT = "joint"
+    GREEDY = "greedy"
+
+
+@dataclass(frozen=True)
+class QuantizedRows:
+    """The integer codes and steps of a weight.
+
+    Attributes
+    ----------
+    option : Option
+    codes : Tensor, shape (points, channels, fan_in), int8
+    steps : Tensor, shape (points, channels, groups), float32
+        One channel for a step per tensor, one group for a step per channel.
+    """
+
+    option: Option
+    codes: Tensor
+    steps: Tensor
+
+    def dequantize(self) -> Tensor:
+        """``sum_i steps[i] * codes[i]``, shape (channels, fan_in), float32."""
+        _, channels, fan_in = self.codes.shape
+        groups = self.steps.shape[2]
+        size = self.option.group or fan_in
+        total = torch.zeros(channels, fan_in, device=self.steps.device)
+        for codes, steps in zip(self.codes, self.steps, strict=True):
+            wide = steps if groups == 1 else steps.repeat_interleave(size, 1)[:, :fan_in]
+            total += codes.to(steps.dtype) * wide
+        return total
+
+    def channels(self, index: Tensor) -> QuantizedRows:
+        """The same storage of some output channels only."""
+        steps = self.steps if self.option.unit is StepUnit.TENSOR else self.steps[:, index]
+        return QuantizedRows(self.option, self.codes[:, index], steps)
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """How steps are searched and points fitted, the same for every option.
+
+    Parameters
+    ----------
+    search : StepSearch
+    p : float
+        Exponent of the p-norm search, at least 1.
+    rounding : Rounding
+    fit : PointFit
+        The joint fit minimises the squared error with nearest rounding; other searches and floor
+        rounding take the greedy form.
+    """
+
+    search: StepSearch = StepSearch.MSE
+    p: float = 2.0
+    rounding: Rounding = Rounding.NEAREST
+    fit: PointFit = PointFit.JOINT
+
+    def __post_init__(self) -> None:
+        if self.p < 1:
+            raise InputError(f"the p-norm has p = {self.p}; p is at least 1")
+
+    def quantize(self, rows: Tensor, option: Option) -> QuantizedRows:
+        """Codes and steps of `rows`, shape (channels, fan_in), under `option`.
+
+        Raises
+        ------
+        InputError
+            A group that is larger than the row.
+        """
+        channels, fan_in = rows.shape
+        cells = self._cells(rows.detach().to(torch.float32), option)
+        chunk = max(1, CHUNK_WEIGHTS // cells.shape[1])
+        pieces = [self._fit(part, option) for part in cells.split(chunk)]
+        codes = torch.cat([piece.codes for piece in pieces], 1)
+        steps = torch.cat([piece.steps for piece in pieces], 1)
+        if option.unit is StepUnit.TENSOR:
+            return QuantizedRows(option, codes.view(-1, channels, fan_in), steps[:, :, None])
+        codes = codes.view(option.points, channels, -1)[:, :, :fan_in]
+        steps = steps.view(option.points, channels, -1)
+        return QuantizedRows(option, codes, steps)
+
+    def _cells(self, rows: Tensor, option: Option) -> Tensor:
+        """The weights that share a step, one row each; a short last group is filled with zeros."""
+        channels, fan_in = rows.shape
+        if option.unit is StepUnit.TENSOR:
+            return rows.reshape(1, -1)
+        if option.unit is StepUnit.CHANNEL:
+            return rows
+        if option.group > fan_in:
+            raise InputError(
+                f"option {option} has groups of {option.group} weights, but a channel has only {fan_in}; "
+                f"use a group of at most {fan_in} or w{option.bits}"
+            )
+        missing = -fan_in % option.group
+        return torch.nn.functional.pad(rows, (0, missing)).reshape(-1, option.group)
+
+    def _fit(self, cells: Tensor, option: Option) -> Points:
+        settings = {"search": self.search, "p": self.p, "rounding": self.rounding}
+        if option.points == 1:
+            return fit_point(cells, option.bits, **settings)
+        plain = self.search is StepSearch.MSE and self.rounding is Rounding.NEAREST
+        if self.fit is PointFit.JOINT and plain:
+            return fit_joint(cells, option.bits, option.points)
+        return fit_greedy(cells, option.bits, option.points, **settings)
