@@ -1,6 +1,42 @@
-"""apportion: mixed-precision quantization of PyTorch networks under a proven budget."""
+"""apportion: mixed-precision quantization of PyTorch networks under a proven budget.
 
+The stages of a job, each a function: `capture` or `load_model`, `load_data`, `measure_profile`,
+`solve_plan`, `finalize_nearest`, `judge`, `save_network`, and `load` for what they leave behind. The command
+``allocate`` runs them all.
+"""
+
+from .allocator import Plan, parse_budget, read_plan, write_plan
 from .errors import ApportionError, InfeasibleError, InputError
+from .export import load, save_network
+from .network import Data, Network, capture, load_data, load_model
+from .quantizer import Option, parse_option, parse_options
+from .reconstruct import finalize_nearest, judge
+from .sensitivity import Profile, measure_profile, read_profile, solve_plan, write_profile
 
-__all__ = ["ApportionError", "InfeasibleError", "InputError"]
+__all__ = [
+    "ApportionError",
+    "Data",
+    "InfeasibleError",
+    "InputError",
+    "Network",
+    "Option",
+    "Plan",
+    "Profile",
+    "capture",
+    "finalize_nearest",
+    "judge",
+    "load",
+    "load_data",
+    "load_model",
+    "measure_profile",
+    "parse_budget",
+    "parse_option",
+    "parse_options",
+    "read_plan",
+    "read_profile",
+    "save_network",
+    "solve_plan",
+    "write_plan",
+    "write_profile",
+]
 __version__ = "0.1.0"

@@ -1,1 +1,5 @@
+"""The `allocate` command."""
 
+from .main import main
+
+__all__ = ["main"]

@@ -5,6 +5,7 @@ from .option import Option, StepUnit, parse_option, parse_options
 from .packing import pack_codes, packed_bytes, unpack_codes
 from .points import Points, fit_greedy, fit_joint, fit_point
 from .quantize import PointFit, QuantizedRows, Quantizer
+from .size import channel_code_bits, stored_bits
 from .steps import StepSearch, search_steps, steps_from_half, steps_to_half
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Rounding",
     "StepSearch",
     "StepUnit",
+    "channel_code_bits",
     "fit_greedy",
     "fit_joint",
     "fit_point",
@@ -28,5 +30,6 @@ __all__ = [
     "signed_grid",
     "steps_from_half",
     "steps_to_half",
+    "stored_bits",
     "unpack_codes",
 ]

@@ -32,7 +32,8 @@ class Grid:
         """Codes of `values`, as floating-point integers; `step` broadcasts against `values`."""
         ratio = values / step
         rounded = ratio.round_() if self.rounding is Rounding.NEAREST else ratio.floor_()
-        return rounded.clamp_(-self.qmin, self.qmax)
+        # Limits as floats: those of a sum of many points exceed 64-bit integers.
+        return rounded.clamp_(-float(self.qmin), float(self.qmax))
 
 
 def signed_grid(bits: int, rounding: Rounding = Rounding.NEAREST) -> Grid:

@@ -11,7 +11,7 @@ from ..errors import InputError
 __all__ = ["STEP_BITS", "Option", "StepUnit", "parse_option", "parse_options"]
 
 STEP_BITS = 16
-MIN_BITS, MAX_BITS, MAX_POINTS = 2, 8, 8
+MIN_BITS, MAX_BITS, MAX_POINTS, MAX_GROUP = 2, 8, 8, 999_999
 
 
 class StepUnit(enum.StrEnum):
@@ -35,7 +35,7 @@ class Option:
     unit : StepUnit
         What shares one step.
     group : int
-        Consecutive input weights per step when `unit` is "group", else 0.
+        Consecutive input weights per step when `unit` is "group", 1 to 999,999, else 0.
 
     Notes
     -----
@@ -60,7 +60,11 @@ class Option:
             raise InputError(
                 f"option has {self.points} points; a weight is a sum of 1 to {MAX_POINTS} points"
             )
-        if (self.unit is StepUnit.GROUP) != (self.group > 0):
+        if self.unit is StepUnit.GROUP and not 1 <= self.group <= MAX_GROUP:
+            raise InputError(
+                f"option has groups of {self.group} weights; a group has 1 to {MAX_GROUP:,} weights"
+            )
+        if self.unit is not StepUnit.GROUP and self.group != 0:
             raise InputError(
                 f"option has unit {self.unit} and group {self.group}; a group size goes with unit group"
             )
@@ -103,11 +107,12 @@ def parse_option(text: str) -> Option:
             f"'{text}' is not an option; write w4 (4 bits), w2x2 (two 2-bit points), w4t (one step for the "
             "tensor) or w4g64 (one step per 64 input weights)"
         )
-    group = int(match["group"] or 0)
-    if match["group"] is not None and group == 0:
-        raise InputError(f"option '{text}' has groups of 0 weights; a group has at least 1")
-    unit = StepUnit.TENSOR if match["tensor"] else StepUnit.GROUP if group else StepUnit.CHANNEL
-    return Option(int(match["bits"]), int(match["points"] or 1), unit, group)
+    unit = StepUnit.CHANNEL
+    if match["tensor"]:
+        unit = StepUnit.TENSOR
+    elif match["group"]:
+        unit = StepUnit.GROUP
+    return Option(int(match["bits"]), int(match["points"] or 1), unit, int(match["group"] or 0))
 
 
 def parse_options(text: str) -> tuple[Option, ...]:

@@ -9,14 +9,17 @@ import torch
 from torch import Tensor
 
 from .grid import Grid, Rounding, signed_grid
-from .steps import StepSearch, row_error, search_steps, storable_steps
+from .steps import StepSearch, row_error, search_steps, storable_steps, unit_rows
+from .sums import SortedRows, alternate, code_combinations, nearest_codes
 
 __all__ = ["Points", "fit_greedy", "fit_joint", "fit_point"]
 
 # Beyond 2^8 sums the positional start is already within a percent, and exact assignment costs too much.
 MAX_JOINT_BITS = 8
 STARTS = 2
-ROUNDS = 8
+# The sign of a place decides on which side the sums reach further, by its share of them: from the fourth
+# place on by too little to be worth a search.
+SIGNED_PLACES = 3
 # Rows up to this long are fitted from every sign pattern: they end in poor local optima more often.
 SHORT_WEIGHTS = 64
 SHORT_SCALES = (1.0, 0.7, 0.8, 0.9, 1.1)
@@ -30,7 +33,7 @@ class Points:
     ----------
     codes : Tensor, shape (points, rows, weights), int8
     steps : Tensor, shape (points, rows), float32
-        Storable in 16 bits; the steps of joint points may be negative.
+        With 11 significant bits; the steps of joint points may be negative.
     """
 
     codes: Tensor
@@ -56,10 +59,12 @@ def fit_point(
     p: float = 2.0,
     rounding: Rounding = Rounding.NEAREST,
 ) -> Points:
-    """One point of `bits` bits with a searched step."""
+    """One point of `bits` bits with a searched step, rounded to what a half-precision number holds."""
     grid = signed_grid(bits, rounding)
-    steps = storable_steps(search_steps(rows, grid, search, p))
-    return Points(grid.codes(rows, steps[:, None]).to(torch.int8)[None], steps[None])
+    scaled, scale = unit_rows(rows)
+    steps = storable_steps(search_steps(scaled, grid, search, p))
+    codes = grid.codes(scaled, steps[:, None])
+    return Points(codes.to(torch.int8)[None], (steps * scale)[None])
 
 
 def fit_greedy(
@@ -73,16 +78,20 @@ def fit_greedy(
 ) -> Points:
     """Point after point on the residual: ``r_1 = w``, ``r_{i+1} = r_i - step_i * code(r_i)``.
 
+    A point that would raise the squared error of its row, as floor rounding can, gets zero codes.
+
     References
     ----------
     Liu et al., "Post-training quantization with multiple points: mixed precision without mixed
     precision", AAAI 2021, algorithm 1.
     """
-    fitted = fit_point(rows, bits, search=search, p=p, rounding=rounding)
+    scaled, scale = unit_rows(rows)
+    fitted = fit_point(scaled, bits, search=search, p=p, rounding=rounding)
     for _ in range(points - 1):
-        residual = rows - fitted.values()
-        fitted = _append(fitted, fit_point(residual, bits, search=search, p=p, rounding=rounding))
-    return fitted
+        residual = scaled - fitted.values()
+        extra = fit_point(residual, bits, search=search, p=p, rounding=rounding)
+        fitted = _append(scaled, fitted, extra)
+    return Points(fitted.codes, fitted.steps * scale)
 
 
 def fit_joint(rows: Tensor, bits: int, points: int) -> Points:
@@ -102,36 +111,56 @@ def fit_joint(rows: Tensor, bits: int, points: int) -> Points:
     -------
     Points
     """
+    scaled, scale = unit_rows(rows)
+    fitted = _fit_unit(scaled, bits, points)
+    return Points(fitted.codes, fitted.steps * scale)
+
+
+def _fit_unit(rows: Tensor, bits: int, points: int) -> Points:
     if points == 1:
         return fit_point(rows, bits)
     # Guarantees that the error never grows with another point.
-    fewer = fit_joint(rows, bits, points - 1)
-    best = _append(fewer, fit_point(rows - fewer.values(), bits))
-    least = best.error(rows)
-    exact = bits * points <= MAX_JOINT_BITS
-    starts = _positional_starts(rows, bits, points)
-    for steps in [*starts, best.steps] if exact else starts:
-        candidate = _alternate(rows, bits, steps) if exact else _digits(rows, bits, steps)
-        error = candidate.error(rows)
-        better = error < least
-        least = torch.where(better, error, least)
-        best = Points(
-            torch.where(better[None, :, None], candidate.codes, best.codes),
-            torch.where(better[None, :], candidate.steps, best.steps),
-        )
-    return best
+    fewer = _fit_unit(rows, bits, points - 1)
+    best = _append(rows, fewer, fit_point(rows - fewer.values(), bits))
+    positional = _positional_starts(rows, bits, points)
+    if bits * points > MAX_JOINT_BITS:
+        for start in positional:
+            best = _better(rows, best, _digits(rows, bits, start))
+        return best
+    ordered = SortedRows.of(rows)
+    combinations = code_combinations(bits, points, rows.device)
+    # All starts at once, as if they were rows of their own.
+    starts = torch.stack([best.steps, *positional], 1)
+    copies = ordered.of_rows(torch.arange(len(rows), device=rows.device).repeat(starts.shape[1]))
+    steps, error = alternate(copies, combinations, starts.flatten(1))
+    winner = error.view(-1, len(rows)).argmin(0)
+    steps = steps.view_as(starts).gather(1, winner.expand(points, 1, -1))[:, 0]
+    return _better(rows, best, Points(nearest_codes(rows, combinations, steps), steps))
 
 
-def _append(fitted: Points, extra: Points) -> Points:
-    return Points(torch.cat([fitted.codes, extra.codes]), torch.cat([fitted.steps, extra.steps]))
+def _append(rows: Tensor, fitted: Points, extra: Points) -> Points:
+    """`fitted` and one more point, with zero codes in the rows that it does not help."""
+    longer = Points(torch.cat([fitted.codes, extra.codes]), torch.cat([fitted.steps, extra.steps]))
+    longer.codes[-1, longer.error(rows) > fitted.error(rows)] = 0
+    return longer
+
+
+def _better(rows: Tensor, first: Points, second: Points) -> Points:
+    """Of each row the fit with less squared error, the first where they are equal."""
+    better = second.error(rows) < first.error(rows)
+    return Points(
+        torch.where(better[None, :, None], second.codes, first.codes),
+        torch.where(better[None, :], second.steps, first.steps),
+    )
 
 
 def _positional_starts(rows: Tensor, bits: int, points: int) -> list[Tensor]:
     """Steps, shape (points, rows), of the sign patterns that suit each row best, the best first."""
     place = torch.tensor([2.0 ** (bits * i) for i in reversed(range(points))], device=rows.device)
     patterns, steps, errors = [], [], []
-    for pattern in itertools.product((1.0, -1.0), repeat=points):
-        signed = place * torch.tensor(pattern, device=rows.device)
+    for pattern in itertools.product((1.0, -1.0), repeat=min(points, SIGNED_PLACES)):
+        signed = place.clone()
+        signed[: len(pattern)] *= torch.tensor(pattern, device=rows.device)
         grid = _sum_grid(bits, signed)
         step = search_steps(rows, grid)
         patterns.append(signed)
@@ -152,51 +181,6 @@ def _sum_grid(bits: int, place: Tensor) -> Grid:
     least = sum(min(low * int(p), high * int(p)) for p in place)
     most = sum(max(low * int(p), high * int(p)) for p in place)
     return Grid(-least, most)
-
-
-def _alternate(rows: Tensor, bits: int, steps: Tensor) -> Points:
-    """Nearest sums and least-squares steps in turn; the best visited state, with storable steps."""
-    digits = torch.arange(-(2 ** (bits - 1)), 2 ** (bits - 1), device=rows.device, dtype=rows.dtype)
-    combinations = torch.cartesian_prod(*[digits] * len(steps))
-    best: Points | None = None
-    least = torch.full_like(rows[:, 0], torch.inf)
-    for _ in range(ROUNDS):
-        steps = storable_steps(steps)
-        codes = _nearest_sums(rows, combinations, steps)
-        state = Points(codes.to(torch.int8), steps)
-        error = state.error(rows)
-        better = error < least
-        if best is None:
-            best = state
-        elif not bool((error < least * (1 - 1e-4)).any()):
-            break
-        else:
-            best = Points(
-                torch.where(better[None, :, None], state.codes, best.codes),
-                torch.where(better[None, :], state.steps, best.steps),
-            )
-        least = torch.where(better, error, least)
-        steps = _least_squares(rows, codes, steps)
-    assert best is not None
-    return best
-
-
-def _nearest_sums(rows: Tensor, combinations: Tensor, steps: Tensor) -> Tensor:
-    sums, order = (steps.T @ combinations.T).sort(1)
-    borders = (sums[:, 1:] + sums[:, :-1]) / 2
-    nearest = order.gather(1, torch.searchsorted(borders.contiguous(), rows.contiguous()))
-    return combinations.T[:, nearest]
-
-
-def _least_squares(rows: Tensor, codes: Tensor, steps: Tensor) -> Tensor:
-    basis = codes.permute(1, 2, 0)
-    gram = basis.transpose(1, 2) @ basis
-    # A point whose codes are all zero, or a copy of another's, leaves its step free: keep it near the old.
-    ridge = 1e-6 * gram.diagonal(dim1=1, dim2=2).amax(1).clamp_min(1.0)
-    eye = torch.eye(len(steps), device=rows.device, dtype=rows.dtype)
-    gram = gram + ridge[:, None, None] * eye
-    target = (basis.transpose(1, 2) @ rows[:, :, None])[:, :, 0] + ridge[:, None] * steps.T
-    return torch.linalg.solve(gram, target).T.contiguous()
 
 
 def _digits(rows: Tensor, bits: int, steps: Tensor) -> Points:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,12 +12,12 @@ from torch import Tensor
 from ..errors import InputError
 from .grid import Rounding
 from .option import Option, StepUnit
-from .points import Points, fit_greedy, fit_joint, fit_point
-from .steps import StepSearch, storable_steps
+from .points import MAX_JOINT_BITS, Points, fit_greedy, fit_joint
+from .steps import SMALLEST_RATIO, StepSearch, check_exponent, power_of_two_below
 
 __all__ = ["PointFit", "QuantizedRows", "Quantizer"]
 
-# Rows are fitted in pieces that stay in the processor's cache.
+# Rows are fitted in pieces whose weights, and sums of points, stay in the processor's cache.
 CHUNK_WEIGHTS = 2**17
 
 
@@ -36,7 +37,8 @@ class QuantizedRows:
     option : Option
     codes : Tensor, shape (points, channels, fan_in), int8
     steps : Tensor, shape (points, channels, groups), float32
-        One channel for a step per tensor, one group for a step per channel.
+        One channel for a step per tensor, one group for a step per channel. Never zero, 11 significant
+        bits, and all within 2^28 of the largest, so that `steps_to_half` stores them exactly.
     """
 
     option: Option
@@ -81,23 +83,59 @@ class Quantizer:
     fit: PointFit = PointFit.JOINT
 
     def __post_init__(self) -> None:
-        if self.p < 1:
-            raise InputError(f"the p-norm has p = {self.p}; p is at least 1")
+        check_exponent(self.p)
 
-    def quantize(self, rows: Tensor, option: Option) -> QuantizedRows:
-        """Codes and steps of `rows`, shape (channels, fan_in), under `option`.
+    def settings(self) -> dict[str, str | float]:
+        """The fields as documents keep them; the inverse of `from_settings`."""
+        return {"search": str(self.search), "p": self.p, "rounding": str(self.rounding), "fit": str(self.fit)}
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, str | float]) -> Quantizer:
+        """The quantizer that a document names.
 
         Raises
         ------
         InputError
-            A group that is larger than the row.
+            An unknown field or value.
+        """
+        try:
+            return cls(
+                search=StepSearch(str(settings["search"])),
+                p=float(settings["p"]),
+                rounding=Rounding(str(settings["rounding"])),
+                fit=PointFit(str(settings["fit"])),
+            )
+        except (KeyError, ValueError) as error:
+            raise InputError(
+                f"{dict(settings)} is no quantizer ({error}); it has search ({', '.join(StepSearch)}), p, "
+                f"rounding ({', '.join(Rounding)}) and fit ({', '.join(PointFit)})"
+            ) from error
+
+    def quantize(self, rows: Tensor, option: Option) -> QuantizedRows:
+        """Codes and steps of `rows`, shape (channels, fan_in), under `option`.
+
+        Rows that do not share a step do not touch each other, except that a step below 2^-28 of the
+        tensor's largest cannot be stored beside it, and its codes become zero.
+
+        Raises
+        ------
+        InputError
+            A group that is larger than the row, or a weight that is NaN or infinite.
         """
         channels, fan_in = rows.shape
+        if not bool(rows.isfinite().all()):
+            count = int((~rows.isfinite()).sum())
+            raise InputError(
+                f"{count} of {rows.numel()} weights are NaN or infinite; only finite weights have codes, "
+                "check the file the weights come from"
+            )
         cells = self._cells(rows.detach().to(torch.float32), option)
-        chunk = max(1, CHUNK_WEIGHTS // cells.shape[1])
-        pieces = [self._fit(part, option) for part in cells.split(chunk)]
+        sums = 2 ** min(option.bits * option.points, MAX_JOINT_BITS)
+        chunk = max(1, CHUNK_WEIGHTS // max(cells.shape[1], sums))
+        pieces = [self._fit(part, option) for part in torch.split(cells, chunk)]
         codes = torch.cat([piece.codes for piece in pieces], 1)
         steps = torch.cat([piece.steps for piece in pieces], 1)
+        codes, steps = _within_half_range(codes, steps)
         if option.unit is StepUnit.TENSOR:
             return QuantizedRows(option, codes.view(-1, channels, fan_in), steps[:, :, None])
         codes = codes.view(option.points, channels, -1)[:, :, :fan_in]
@@ -106,7 +144,7 @@ class Quantizer:
 
     def _cells(self, rows: Tensor, option: Option) -> Tensor:
         """The weights that share a step, one row each; a short last group is filled with zeros."""
-        channels, fan_in = rows.shape
+        fan_in = rows.shape[1]
         if option.unit is StepUnit.TENSOR:
             return rows.reshape(1, -1)
         if option.unit is StepUnit.CHANNEL:
@@ -120,10 +158,21 @@ class Quantizer:
         return torch.nn.functional.pad(rows, (0, missing)).reshape(-1, option.group)
 
     def _fit(self, cells: Tensor, option: Option) -> Points:
-        settings = {"search": self.search, "p": self.p, "rounding": self.rounding}
-        if option.points == 1:
-            return fit_point(cells, option.bits, **settings)
         plain = self.search is StepSearch.MSE and self.rounding is Rounding.NEAREST
         if self.fit is PointFit.JOINT and plain:
             return fit_joint(cells, option.bits, option.points)
-        return fit_greedy(cells, option.bits, option.points, **settings)
+        return fit_greedy(
+            cells, option.bits, option.points, search=self.search, p=self.p, rounding=self.rounding
+        )
+
+
+def _within_half_range(codes: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
+    """Raise the steps that half precision cannot hold beside the largest, and zero their codes.
+
+    A step whose codes are all zero means nothing, so it neither counts as the largest nor needs its value.
+    """
+    live = steps.where(codes.any(2), 0.0)
+    # Without any live step every scale is as good.
+    floor = power_of_two_below(live) * SMALLEST_RATIO if bool(live.any()) else torch.ones_like(live[0, 0])
+    small = live.abs() < floor
+    return codes.masked_fill(small[:, :, None], 0), steps.where(~small, floor)

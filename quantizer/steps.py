@@ -8,9 +8,21 @@ import math
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from .grid import Grid
 
-__all__ = ["StepSearch", "row_error", "search_steps", "storable_steps"]
+__all__ = [
+    "SMALLEST_RATIO",
+    "StepSearch",
+    "check_exponent",
+    "power_of_two_below",
+    "row_error",
+    "search_steps",
+    "steps_from_half",
+    "steps_to_half",
+    "storable_steps",
+    "unit_rows",
+]
 
 # Coarse-to-fine search. The error of a long row is smooth in the step; that of a short one is jagged, and
 # cheap to try more often.
@@ -37,7 +49,7 @@ def search_steps(rows: Tensor, grid: Grid, method: StepSearch = StepSearch.MSE, 
     ``minmax``: the least step at which nothing clips. ``mse`` and ``pnorm``: the step that minimises
     ``sum |w - step * code(w)|^p`` (p = 2 for ``mse``), searched on a geometric range from half the
     optimal step of a Gaussian row up to ``minmax``, then around the best; for p = 2 the closed form
-    ``<w, q> / <q, q>`` at fixed codes follows.
+    ``<w, q> / <q, q>`` at fixed codes follows, for other p the step of p = 2 is tried too.
 
     Parameters
     ----------
@@ -49,18 +61,25 @@ def search_steps(rows: Tensor, grid: Grid, method: StepSearch = StepSearch.MSE, 
     Returns
     -------
     Tensor, shape (rows,)
-        Positive steps.
+        Positive steps; a power of two times the rows gives exactly that power times the steps.
+
+    Raises
+    ------
+    InputError
+        An exponent below 1 or not finite.
 
     References
     ----------
     p-norm steps: Nahshan et al., "Loss aware post-training quantization", 2019, section 3.
     """
+    check_exponent(p)
+    rows, scale = unit_rows(rows)
     low, high = rows.amin(1), rows.amax(1)
     cover = torch.maximum(high / max(grid.qmax, 1), -low / max(grid.qmin, 1))
     zero = cover <= 0
     cover = torch.where(zero, 1.0, cover)
     if method is StepSearch.MIN_MAX:
-        return cover
+        return cover * scale
     exponent = 2.0 if method is StepSearch.MSE else p
     rms = rows.square().mean(1).sqrt_()
     # The optimal step of a Gaussian is close to 4 sigma / levels^0.87; half of it is below any optimum.
@@ -73,7 +92,35 @@ def search_steps(rows: Tensor, grid: Grid, method: StepSearch = StepSearch.MSE, 
     best = _best_of(rows, grid, best / neighbour, best * neighbour, CANDIDATES, exponent)
     if exponent == 2.0:
         best = _refit(rows, grid, best)
-    return torch.where(zero, 1.0, best)
+    else:
+        # The refit hits a lone outlier exactly, which a p-norm needs even more and a scan misses.
+        square = search_steps(rows, grid)
+        better = row_error(rows, grid, square, exponent) < row_error(rows, grid, best, exponent)
+        best = torch.where(better, square, best)
+    return torch.where(zero, 1.0, best) * scale
+
+
+def check_exponent(p: float) -> None:
+    """Refuse an exponent of which ``|w|^p`` is no norm."""
+    if not 1 <= p < math.inf:
+        raise InputError(f"the p-norm has p = {p}; p is a number of at least 1, such as 2.4")
+
+
+def unit_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows divided by a power of two of their own, so that their largest weight is in [0.5, 1).
+
+    Squares of 1e-30 and 1e30 leave single precision; those of unit rows do not. A power of two changes no
+    significant bit, so the fit of a row does not depend on its scale. Rows of zeros keep the scale 1.
+
+    Returns
+    -------
+    rows : Tensor, shape (rows, weights)
+    scale : Tensor, shape (rows,)
+    """
+    _, exponent = torch.frexp(rows.abs().amax(1))
+    # Kept within the normal numbers: neither 2^e nor 2^-e may overflow or vanish.
+    scale = torch.ldexp(torch.ones_like(rows[:, 0]), exponent.clamp(-126, 126))
+    return rows / scale[:, None], scale
 
 
 def row_error(rows: Tensor, grid: Grid, steps: Tensor, exponent: float = 2.0) -> Tensor:
@@ -84,27 +131,25 @@ def row_error(rows: Tensor, grid: Grid, steps: Tensor, exponent: float = 2.0) ->
 
 
 def storable_steps(steps: Tensor) -> Tensor:
-    """Steps rounded to what 16 bits hold: 11 significant bits, at least 2^-28 of the tensor's largest.
-
-    A tensor of steps is stored as half-precision numbers times one power of two, so that the precision
-    does not depend on the scale of the weights; see `steps_to_half`. Zero steps stay zero.
-    """
+    """Steps rounded to the 11 significant bits of a half-precision number, each on its own."""
     significand, exponent = torch.frexp(steps)
-    rounded = torch.ldexp((significand * HALF_SIGNIFICAND).round_() / HALF_SIGNIFICAND, exponent)
-    floor = _power_of_two_below(steps) * SMALLEST_RATIO
-    small = (rounded != 0) & (rounded.abs() < floor)
-    return torch.where(small, torch.copysign(floor, rounded), rounded)
+    return torch.ldexp((significand * HALF_SIGNIFICAND).round_() / HALF_SIGNIFICAND, exponent)
 
 
 def steps_to_half(steps: Tensor) -> tuple[Tensor, int]:
-    """Half-precision numbers and the exponent e with ``steps = half * 2^e`` exactly."""
-    exponent = int(math.log2(float(_power_of_two_below(steps)))) - 14
-    return torch.ldexp(steps, torch.tensor(-exponent)).to(torch.float16), exponent
+    """Half-precision numbers and the exponent e with ``steps = half * 2^e``.
+
+    Exact for the steps of `QuantizedRows`, which have 11 significant bits and span at most 2^28; other
+    steps are rounded. The exponent makes the precision independent of the scale of the weights.
+    """
+    exponent = int(math.log2(float(power_of_two_below(steps)))) - 14
+    # In double precision, where 2^-e exists for every e of a single-precision step.
+    return torch.ldexp(steps.double(), torch.tensor(-exponent)).to(torch.float16), exponent
 
 
 def steps_from_half(half: Tensor, exponent: int) -> Tensor:
     """The inverse of `steps_to_half`."""
-    return torch.ldexp(half.to(torch.float32), torch.tensor(exponent))
+    return torch.ldexp(half.double(), torch.tensor(exponent)).to(torch.float32)
 
 
 def _best_of(rows: Tensor, grid: Grid, first: Tensor, last: Tensor, count: int, exponent: float) -> Tensor:
@@ -134,7 +179,8 @@ def _refit(rows: Tensor, grid: Grid, steps: Tensor) -> Tensor:
     return steps
 
 
-def _power_of_two_below(steps: Tensor) -> Tensor:
+def power_of_two_below(steps: Tensor) -> Tensor:
+    """The greatest power of two that does not exceed the largest ``|step|``, a scalar."""
     largest = steps.abs().amax().clamp_min(torch.finfo(torch.float32).tiny)
     _, exponent = torch.frexp(largest)
     return torch.ldexp(torch.ones_like(largest), exponent - 1)

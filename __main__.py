@@ -1,0 +1,5 @@
+"""``python -m apportion`` is the command ``allocate``."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,117 @@
+"""How a budget is written: ``4b``, ``1.2MB``, ``300KiB``, ``25%``."""
+
+from __future__ import annotations
+
+import enum
+import re
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from ..errors import InfeasibleError, InputError
+
+__all__ = ["Budget", "BudgetKind", "parse_budget"]
+
+BUDGET_FORM = re.compile(r"(?P<number>[+-]?(?:\d{1,15}(?:\.\d{0,9})?|\.\d{1,9}))\s*(?P<unit>[A-Za-z%]+)")
+BYTES_OF_UNIT = {
+    "B": 1,
+    "kB": 10**3,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "KiB": 2**10,
+    "MiB": 2**20,
+    "GiB": 2**30,
+}
+GRAMMAR = (
+    "write 4b or 3.5b (average stored bits per quantized weight), 1.2MB, 300KiB or 512B (the whole file; "
+    f"units {', '.join(BYTES_OF_UNIT)}), or 25% (of the float network)"
+)
+
+
+class BudgetKind(enum.StrEnum):
+    """What a budget limits; the value says it in words."""
+
+    AVERAGE_BITS = "average stored bits per quantized weight"
+    FILE_BYTES = "bytes of the whole file"
+    FLOAT_PERCENT = "percent of the float network"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A limit on the storage of a network.
+
+    Parameters
+    ----------
+    kind : BudgetKind
+        What is limited.
+    value : Decimal
+        Bits per quantized weight, bytes, or percent; exact, as written.
+    text : str
+        The budget as written, which `str` gives back; budgets that differ in it alone are equal.
+    """
+
+    kind: BudgetKind
+    value: Decimal
+    text: str = field(compare=False)
+
+    def __str__(self) -> str:
+        return self.text
+
+    def bits(self, weight_count: int, fixed_bits: int, float_bits: int) -> int:
+        """Limit on the storage of the quantized weights in bits, with all their overheads.
+
+        ``value * weight_count`` for an average, ``8 * value - fixed_bits`` for bytes and
+        ``value / 100 * float_bits - fixed_bits`` for percent, rounded down.
+
+        Parameters
+        ----------
+        weight_count : int
+            Number of quantized weights.
+        fixed_bits : int
+            Bits of what is stored unquantized: biases and every other parameter and buffer.
+        float_bits : int
+            Bits of the whole float network.
+
+        Raises
+        ------
+        InfeasibleError
+            What is stored unquantized leaves nothing of the budget.
+        """
+        if self.kind is BudgetKind.AVERAGE_BITS:
+            return int(self.value * weight_count)
+        whole = self.value * 8 if self.kind is BudgetKind.FILE_BYTES else self.value * float_bits / 100
+        if whole <= fixed_bits:
+            raise InfeasibleError(
+                f"the budget {self} allows {int(whole):,} bits for the whole file, but what is stored "
+                f"unquantized, such as biases, needs {fixed_bits:,} bits, and the float network has "
+                f"{float_bits:,} bits; raise the budget"
+            )
+        return int(whole) - fixed_bits
+
+
+def parse_budget(text: str) -> Budget:
+    """Read a budget: ``4b``, ``1.2MB``, ``300KiB``, ``512B``, ``25%``.
+
+    ``b`` is the average of stored bits per quantized weight, overheads included; bytes and percent limit the
+    whole file. Case matters, since a bit is not a byte.
+
+    Raises
+    ------
+    InputError
+        Not a budget, or not above 0; the message teaches the grammar.
+    """
+    stripped = text.strip()
+    match = BUDGET_FORM.fullmatch(stripped)
+    if match is None:
+        raise InputError(f"'{stripped[:80]}' is not a budget; {GRAMMAR}")
+    number, unit = Decimal(match["number"]), match["unit"]
+    if number <= 0:
+        raise InputError(f"the budget '{stripped}' is not above 0; {GRAMMAR}")
+    written = f"{match['number']}{unit}"
+    if unit == "b":
+        return Budget(BudgetKind.AVERAGE_BITS, number, written)
+    if unit == "%":
+        return Budget(BudgetKind.FLOAT_PERCENT, number, written)
+    if unit not in BYTES_OF_UNIT:
+        raise InputError(f"'{unit}' in the budget '{stripped}' is not a unit; {GRAMMAR}")
+    return Budget(BudgetKind.FILE_BYTES, number * BYTES_OF_UNIT[unit], written)

@@ -1,0 +1,77 @@
+"""What all charts share: colours that survive colour blindness and grey print, layer axes, and saving."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib import colormaps, rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..documents import replace_file
+
+__all__ = ["SERIES", "label_layers", "layer_chart_width", "option_colors", "save_figure"]
+
+SERIES = {"blue": "#0072B2", "orange": "#D55E00", "green": "#009E73", "pink": "#CC79A7", "black": "#000000"}
+"""Colours of series that have no order, from the palette of Okabe and Ito."""
+
+DOTS_PER_INCH = 150
+INCHES_PER_LAYER = 0.13
+LEAST_WIDTH, GREATEST_WIDTH = 7.0, 24.0
+LABEL_INCHES = 0.13
+LABEL_LENGTH = 26
+
+
+def layer_chart_width(layers: int) -> float:
+    """Width in inches of a chart with one place per layer: it grows with the layers, up to 24 inches."""
+    return min(max(LEAST_WIDTH, 2.0 + INCHES_PER_LAYER * layers), GREATEST_WIDTH)
+
+
+def label_layers(axes: Axes, names: Sequence[str]) -> None:
+    """Write layer names along the x axis at 0, 1, 2, ...: upright, and thinned so that they never overlap."""
+    figure = axes.get_figure(root=True)
+    width = figure.get_figwidth() if figure is not None else LEAST_WIDTH
+    fitting = max(int((width - 2.0) / LABEL_INCHES), 1)
+    every = -(-len(names) // fitting)
+    shown = range(0, len(names), every)
+    axes.set_xticks(shown, [_shorten(names[index]) for index in shown], rotation=90, fontsize=7)
+    axes.set_xlim(-0.7, len(names) - 0.3)
+
+
+def option_colors(count: int) -> list[tuple[float, float, float, float]]:
+    """Colours for options in the order of their bits: light for few bits, dark for many, also in grey."""
+    scale = colormaps["viridis_r"]
+    # The palest end would vanish on white paper.
+    return [scale(0.06 + 0.94 * index / max(count - 1, 1)) for index in range(count)]
+
+
+def save_figure(figure: Figure, path: Path) -> tuple[Path, Path]:
+    """Write a figure as `path`.png and `path`.svg, each whole or not at all; returns both paths.
+
+    The same figure gives the same bytes on every run: no date, and fixed identifiers.
+
+    Parameters
+    ----------
+    figure : Figure
+        The figure.
+    path : Path
+        Without suffix.
+
+    Raises
+    ------
+    InputError
+        The folder cannot be written.
+    """
+    path = Path(path)
+    png, svg = path.parent / f"{path.name}.png", path.parent / f"{path.name}.svg"
+    with replace_file(png) as temporary:
+        figure.savefig(temporary, format="png", dpi=DOTS_PER_INCH)
+    with replace_file(svg) as temporary, rc_context({"svg.hashsalt": "apportion"}):
+        figure.savefig(temporary, format="svg", metadata={"Date": None})
+    return png, svg
+
+
+def _shorten(name: str) -> str:
+    # The end tells layers apart better than the beginning does.
+    return name if len(name) <= LABEL_LENGTH else f"…{name[1 - LABEL_LENGTH :]}"

@@ -1,0 +1,99 @@
+"""The plan as a picture: stored bits of every layer in network order, and the mix of options over channels."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from .chart import SERIES, label_layers, layer_chart_width, option_colors
+from .plan import Plan
+
+__all__ = ["PlanNumbers", "draw_plan", "plan_numbers"]
+
+
+class PlanNumbers(NamedTuple):
+    """The numbers of a plan chart.
+
+    Parameters
+    ----------
+    title : str
+        Budget and size in words.
+    names : tuple of str
+        Layers in network order.
+    mean_bits : float array (layers,)
+        Stored bits per weight.
+    average_bits : float
+        Stored bits per weight over the whole plan.
+    options : tuple of str
+        Options that occur, in the order of the plan's option set.
+    shares : float array (options, layers)
+        Share of the layer's output channels that has the option; columns add up to 1.
+    """
+
+    title: str
+    names: tuple[str, ...]
+    mean_bits: NDArray[np.float64]
+    average_bits: float
+    options: tuple[str, ...]
+    shares: NDArray[np.float64]
+
+
+def plan_numbers(plan: Plan) -> PlanNumbers:
+    """Compute the numbers of a plan chart."""
+    shares = [layer.option_shares() for layer in plan.layers]
+    used = {option for share in shares for option in share}
+    # An edited plan may use options that its option set does not have.
+    known = [option for option in plan.options if option in used]
+    options = (*known, *sorted(used.difference(known)))
+    megabytes = plan.complexity.size_bits / 8e6
+    return PlanNumbers(
+        title=(
+            f"Plan for {plan.budget}, chosen per {plan.unit}: {plan.complexity.average_bits:.2f} bits per "
+            f"weight, {megabytes:.3g} MB"
+        ),
+        names=tuple(layer.name for layer in plan.layers),
+        mean_bits=np.array([layer.mean_bits for layer in plan.layers]),
+        average_bits=plan.complexity.average_bits,
+        options=options,
+        shares=np.array([[share.get(option, 0.0) for share in shares] for option in options]),
+    )
+
+
+def draw_plan(numbers: PlanNumbers) -> Figure:
+    """Draw a plan chart: bars of stored bits, divided by the share of channels that each option has.
+
+    One colour per option, light for few bits and dark for many; a dashed line marks the plan's average. The
+    divisions show how many channels have an option, the height how many bits the layer takes per weight.
+    """
+    layers = len(numbers.names)
+    figure = Figure(figsize=(layer_chart_width(layers), 5.2), layout="constrained")
+    axes = figure.add_subplot()
+    colors = option_colors(len(numbers.options))
+    position = np.arange(layers)
+    bottom = np.zeros(layers)
+    for option, color, share in zip(numbers.options, colors, numbers.shares, strict=True):
+        height = share * numbers.mean_bits
+        axes.bar(
+            position, height, 0.86, bottom, color=color, edgecolor="white", linewidth=0.3, label=option
+        )
+        bottom += height
+    axes.axhline(numbers.average_bits, color=SERIES["black"], linestyle="--", linewidth=1)
+    axes.annotate(
+        f" average {numbers.average_bits:.2f}",
+        (layers - 0.3, numbers.average_bits),
+        annotation_clip=False,
+        va="center",
+        fontsize=8,
+    )
+    axes.set_ylabel("stored bits per weight")
+    axes.set_title(numbers.title, fontsize=10)
+    axes.grid(axis="y", linewidth=0.4, alpha=0.5)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    label_layers(axes, numbers.names)
+    columns = 1 + (len(numbers.options) - 1) // 14
+    figure.legend(loc="outside right upper", title="option", fontsize=8, ncols=columns, reverse=True)
+    return figure

@@ -1,0 +1,87 @@
+"""The front door: the best choice within a budget, with its certificate."""
+
+from __future__ import annotations
+
+import math
+import time
+
+from ..errors import InputError
+from .core import reduce_problem
+from .exact import SearchResult, search_core
+from .hull import Frontier, greedy_fill, lower_frontier
+from .problem import Problem, check_budget, cost_range
+from .solution import Certificate, Solution
+
+__all__ = ["solve", "solve_on"]
+
+SOLVER = "convex hull and core search"
+
+
+def solve(problem: Problem, *, time_limit_s: float | None = None) -> Solution:
+    """Choose one option for every unit: least total loss within the budget.
+
+    The linear relaxation gives a price per bit and a choice within the budget; what the price does not rule
+    out is searched completely. For layers (tens to thousands of units) and for channels (up to millions) this
+    most often ends with a proof of optimality; where it would take too much memory or time, the best choice
+    found is returned with the gap that is proven.
+
+    Parameters
+    ----------
+    problem : Problem
+        Losses, costs and budget.
+    time_limit_s : float, optional
+        Seconds after which the search stops with what it has. The relaxation itself is not interrupted.
+
+    Raises
+    ------
+    InfeasibleError
+        The budget is below the least total cost.
+    InputError
+        A time limit that is not above 0.
+    """
+    if time_limit_s is not None and not time_limit_s > 0:
+        raise InputError(f"the time limit is {time_limit_s} s; give more than 0 s, or none")
+    deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
+    check_budget(problem)
+    return solve_on(lower_frontier(problem), problem, deadline=deadline)
+
+
+def solve_on(frontier: Frontier, problem: Problem, *, deadline: float | None = None) -> Solution:
+    """`solve` with the problem's frontier at hand, which is the same for every budget.
+
+    Parameters
+    ----------
+    frontier : Frontier
+        `lower_frontier` of the problem.
+    problem : Problem
+        With a budget that is at least the least total cost.
+    deadline : float, optional
+        Time on `time.monotonic` at which the search stops.
+    """
+    budget = min(problem.budget, cost_range(problem).greatest)
+    rounded_down = frontier.choice(budget)
+    filled = greedy_fill(problem, rounded_down, budget)
+    price = frontier.shadow_price(budget)
+    core = reduce_problem(problem, price, filled, rounded_down, budget)
+    found = search_core(core, deadline=deadline)
+    choice = filled if found.choice is None else found.choice
+    cost = int(problem.cost_of(choice).sum())
+    if cost > problem.budget:
+        raise RuntimeError(f"a choice of {cost} bits left the solver at a budget of {problem.budget}")
+    objective = math.fsum(problem.loss_of(choice))
+    return Solution(choice, objective, cost, _certify(objective, found, price))
+
+
+def _certify(objective: float, found: SearchResult, price: float) -> Certificate:
+    # Rounded down, so that the bound stays one after its own rounding.
+    bound = math.nextafter(objective - found.gap, -math.inf) if found.gap else objective
+    gap = objective - bound
+    return Certificate(
+        objective=objective,
+        bound=bound,
+        gap=gap,
+        relative_gap=gap / (max(abs(objective), abs(bound)) or 1.0),
+        status=found.status,
+        solver=SOLVER,
+        shadow_price=price,
+    )

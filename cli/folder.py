@@ -1,0 +1,65 @@
+"""The files of a run, and when they may be written."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import InputError
+from ..export import PROGRAM, WEIGHTS
+
+__all__ = ["RunFolder"]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a job keeps its documents: profile, plan, weights, program and charts."""
+
+    path: Path
+
+    @property
+    def profile(self) -> Path:
+        """Scores; their arrays lie beside it."""
+        return self.path / "profile.json"
+
+    @property
+    def parts(self) -> Path:
+        """Partial sums of a profile that is being measured."""
+        return self.path / "profile.parts"
+
+    @property
+    def plan(self) -> Path:
+        """The plan."""
+        return self.path / "plan.json"
+
+    def finished(self) -> tuple[Path, ...]:
+        """What finalizing writes."""
+        return self.plan, self.path / WEIGHTS, self.path / PROGRAM
+
+    def prepare(self, outputs: tuple[Path, ...], *, force: bool) -> None:
+        """Make the folder and see that it can be written, before any work is done.
+
+        Raises
+        ------
+        InputError
+            An output exists and `force` is not set, or the folder cannot be written.
+        """
+        existing = [path.name for path in outputs if path.exists()]
+        if existing and not force:
+            raise InputError(
+                f"{self.path} already holds {', '.join(existing)}; choose another --out, or --force to replace"
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path):
+                pass
+        except OSError as error:
+            raise InputError(
+                f"cannot write to {self.path}: {error.strerror}; choose another folder with --out"
+            ) from error
+
+    def drop_parts(self) -> None:
+        """Remove the partial sums once the profile is written."""
+        shutil.rmtree(self.parts, ignore_errors=True)

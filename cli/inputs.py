@@ -1,0 +1,128 @@
+"""Which network and data a command works on."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..demo import digits_data, digits_network
+from ..errors import InputError
+from ..network import Data, Network, capture, check_data, load_data, load_model
+
+__all__ = ["DEMO", "Inputs", "Source", "bytes_of", "numbers_of"]
+
+DEMO = "digits"
+"""Name of the embedded network and data, used when no model is given."""
+
+MEMORY_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A captured network, the data it is calibrated on, and the data it is judged on."""
+
+    name: str
+    network: Network
+    calibration: Data
+    held_out: Data | None
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where network and data come from, as given on the command line."""
+
+    model: str | None
+    weights: Path | None
+    data: str | None
+    eval_data: str | None
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    samples: int | None
+    device: str
+
+    def load(self) -> Inputs:
+        """Load and check both.
+
+        Raises
+        ------
+        InputError
+            Anything that is missing, unreadable or does not fit; says which and why.
+        """
+        device = _device(self.device)
+        if self.model is None:
+            calibration, held_out = self._demo_data()
+            name = DEMO
+            network = capture(digits_network(), calibration.inputs[:2])
+        else:
+            if self.data is None:
+                raise InputError(
+                    f"model {self.model} needs calibration data: give --data with a .npz, a .safetensors, a folder "
+                    "of images or file.py:loader"
+                )
+            calibration = self._data(self.data, self.samples)
+            held_out = self._data(self.eval_data, None) if self.eval_data is not None else None
+            name = self.model
+            network = load_model(self.model, weights=self.weights, example=calibration.inputs[:2])
+        for data in filter(None, (calibration, held_out)):
+            check_data(network, data)
+        return Inputs(name, network.to(device), calibration, held_out)
+
+    def _demo_data(self) -> tuple[Data, Data]:
+        if self.weights is not None:
+            raise InputError("--weights goes with --model; the embedded network brings its own")
+        calibration, held_out = (Data(digits.inputs, digits.labels, digits.name) for digits in digits_data())
+        calibration = self._data(self.data, self.samples) if self.data else _first(calibration, self.samples)
+        held_out = self._data(self.eval_data, None) if self.eval_data else held_out
+        return calibration, held_out
+
+    def _data(self, spec: str, limit: int | None) -> Data:
+        return load_data(spec, mean=self.mean, std=self.std, limit=limit)
+
+
+def numbers_of(text: str | None, option: str) -> tuple[float, ...] | None:
+    """Comma-separated numbers, such as a mean per colour.
+
+    Raises
+    ------
+    InputError
+        Not numbers; names the option.
+    """
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError(f"{option} is '{text}'; give numbers such as 0.485,0.456,0.406") from error
+
+
+def bytes_of(text: str) -> int:
+    """A memory size such as 2GiB, 500MB or plain bytes.
+
+    Raises
+    ------
+    InputError
+        Not such a size, or less than a mebibyte.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?I?)B?", text.strip().upper())
+    size = float(match[1]) * MEMORY_UNITS.get(match[2], 0) if match else 0.0
+    if size < 2**20:
+        raise InputError(f"--memory is '{text}'; give a size of at least 1MiB, such as 2GiB or 500MB")
+    return int(size)
+
+
+def _first(data: Data, count: int | None) -> Data:
+    labels = data.labels[:count] if data.labels is not None else None
+    return Data(data.inputs[:count], labels, data.name)
+
+
+def _device(text: str) -> torch.device:
+    try:
+        device = torch.device(text)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n", 1)[0]
+        raise InputError(f"--device {text} cannot be used: {reason}; cpu always can") from error
+    return device

@@ -1,0 +1,196 @@
+"""The stages of a job: each reads and writes documents and calls the rooms."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from ..allocator import Measured, Plan, check_layers, write_plan
+from ..errors import InfeasibleError, InputError
+from ..export import WEIGHTS, read_packed, save_network
+from ..network import float_logits
+from ..quantizer import Option, Quantizer, StepUnit
+from ..reconstruct import (
+    Finalized,
+    Judged,
+    accept_edits,
+    correct_biases,
+    finalize_nearest,
+    judge,
+    layer_shapes,
+    measure_finalized,
+)
+from ..sensitivity import (
+    FisherSettings,
+    Profile,
+    ProfileArrays,
+    best_uniform_plan,
+    check_profile,
+    measure_profile,
+    profile_fingerprint,
+    read_profile,
+    solve_plan,
+    write_profile,
+)
+from .console import Reporter
+from .folder import RunFolder
+from .inputs import Inputs
+
+__all__ = ["Job", "Scoring", "Unit"]
+
+Unit = Literal["auto", "layer", "channel"]
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How a profile is measured."""
+
+    options: tuple[Option, ...]
+    quantizer: Quantizer
+    method: Literal["fisher", "exact"]
+    settings: FisherSettings
+
+
+@dataclass
+class Job:
+    """One run over a folder; `seconds` collects the time of its stages."""
+
+    folder: RunFolder
+    reporter: Reporter
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def profile(
+        self, inputs: Inputs, scoring: Scoring, *, force: bool
+    ) -> tuple[Profile, ProfileArrays | None]:
+        """The profile in the folder where it fits the inputs, else a new one."""
+        network, data = inputs.network, inputs.calibration
+        where = self.folder.profile
+        if where.exists():
+            wanted = profile_fingerprint(
+                network, data, scoring.options, scoring.quantizer, scoring.method, scoring.settings
+            )
+            try:
+                profile, arrays = read_profile(where)
+                check_profile(profile, wanted, str(where))
+            except InputError as error:
+                if not force:
+                    raise
+                self.reporter.say(f"measuring again: {error}")
+            else:
+                self.reporter.say(f"scores: {where} fits and is used again")
+                return profile, arrays
+        began = time.perf_counter()
+        with self.reporter.stage("scores") as progress:
+            profile, arrays = measure_profile(
+                network,
+                data,
+                scoring.options,
+                quantizer=scoring.quantizer,
+                method=scoring.method,
+                settings=scoring.settings,
+                store=self.folder.parts,
+                on_progress=progress,
+            )
+        write_profile(where, profile, arrays)
+        self.folder.drop_parts()
+        self._took("profile", began)
+        return profile, arrays
+
+    def solve(
+        self,
+        profile: Profile,
+        arrays: ProfileArrays | None,
+        budget: str,
+        unit: Unit,
+        time_limit_s: float | None = None,
+    ) -> list[Plan]:
+        """The plans that compete for a budget: one per unit of choice."""
+        began = time.perf_counter()
+        per_tensor = any(option.unit is StepUnit.TENSOR for option in profile.parsed_options())
+        if unit != "auto":
+            plans = [solve_plan(profile, arrays, budget, unit, time_limit_s=time_limit_s)]
+        else:
+            plans = []
+            if arrays is not None and not per_tensor:
+                # Channel codes can put the least channel plan just above a budget that a layer plan meets.
+                with contextlib.suppress(InfeasibleError):
+                    plans.append(solve_plan(profile, arrays, budget, "channel"))
+            plans.append(solve_plan(profile, arrays, budget, "layer", time_limit_s=time_limit_s))
+        self._took("solve", began)
+        return plans
+
+    def finalize(
+        self, inputs: Inputs, profile: Profile | None, plans: list[Plan], *, correct: bool
+    ) -> Judged:
+        """Integer weights of the best of the plans by loss measured on the calibration data.
+
+        Where the profile is at hand, the best uniform plan competes too.
+        """
+        began = time.perf_counter()
+        network, data = inputs.network, inputs.calibration
+
+        def carry_out(plan: Plan) -> Finalized:
+            with self.reporter.stage("weights") as progress:
+                finalized = finalize_nearest(network, plan, on_layer=progress)
+            return correct_biases(network, data, finalized) if correct else finalized
+
+        uniform = best_uniform_plan(profile, plans[-1]) if profile is not None else None
+        judged = judge(network, plans, uniform, data, carry_out)
+        self._took("finalize", began)
+        return judged
+
+    def save(self, inputs: Inputs, plan: Plan, finalized: Finalized) -> None:
+        """Write weights and program, and the plan last: a folder with a plan is complete."""
+        began = time.perf_counter()
+        save_network(self.folder.path, inputs.network, plan, finalized)
+        write_plan(self.folder.plan, plan)
+        self._took("save", began)
+
+    def judge_held_out(self, inputs: Inputs, candidates: list[Finalized]) -> list[Measured]:
+        """Quality of some finalized weights on the held-out data; empty where there is none."""
+        if inputs.held_out is None:
+            return []
+        began = time.perf_counter()
+        reference = float_logits(inputs.network, inputs.held_out)
+        qualities = [
+            measure_finalized(inputs.network, finalized, inputs.held_out, reference)
+            for finalized in candidates
+        ]
+        self._took("evaluate", began)
+        return qualities
+
+    def evaluate(self, inputs: Inputs, run: Path) -> tuple[Plan, Measured]:
+        """The plan of a finished run, and its quality against the float network on the held-out data.
+
+        Raises
+        ------
+        InputError
+            The run is not complete, or belongs to another network.
+        """
+        packed = read_packed(run / WEIGHTS)
+        check_layers(packed.plan, layer_shapes(inputs.network))
+        network = inputs.network
+        finalized = Finalized(packed.finalized.layers, packed.rest)
+        data = inputs.held_out or inputs.calibration
+        return packed.plan, measure_finalized(network, finalized, data)
+
+    def edited(self, plan: Plan) -> Plan:
+        """A plan as read, with a person's edits accepted.
+
+        Raises
+        ------
+        InputError
+            An edit that cannot be.
+        """
+        accepted = accept_edits(plan)
+        if accepted is not plan:
+            self.reporter.warn(
+                "the plan was edited by hand: its certificate no longer applies and is dropped"
+            )
+        return accepted
+
+    def _took(self, stage: str, began: float) -> None:
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.perf_counter() - began, 3)

@@ -1,0 +1,112 @@
+"""Tables for people, made of plans and profiles."""
+
+from __future__ import annotations
+
+from math import prod
+
+from rich.table import Table
+
+from ..allocator import LayerPlan, Measured, Plan
+from ..sensitivity import Profile
+
+__all__ = ["plan_lines", "plan_table", "profile_table", "quality_table"]
+
+
+def plan_table(plan: Plan) -> Table:
+    """How every layer is stored."""
+    table = Table(title=f"plan for {plan.budget}, chosen per {plan.unit}")
+    table.add_column("layer", overflow="fold")
+    table.add_column("weights", justify="right")
+    table.add_column("stored as (share of channels)")
+    table.add_column("bits per weight", justify="right")
+    table.add_column("predicted loss", justify="right")
+    for layer in plan.layers:
+        table.add_row(
+            layer.name,
+            f"{prod(layer.shape):,}",
+            _stored_as(layer),
+            f"{layer.mean_bits:.2f}",
+            f"{layer.predicted_loss:.2e}",
+        )
+    return table
+
+
+def quality_table(plan: Plan, uniform: Plan | None, uniform_quality: Measured | None) -> Table:
+    """What the plan is worth beside the float network and the best uniform plan."""
+    measured = plan.measured
+    on = f" on {measured.data} ({measured.samples:,} samples)" if measured else ""
+    table = Table(title=f"quality{on}")
+    for name in ("network", "bits per weight", "size", "of float", "KL to float", "accuracy"):
+        table.add_column(name, justify="left" if name == "network" else "right")
+    complexity = plan.complexity
+    float_accuracy = measured.float_accuracy if measured else None
+    float_bits = complexity.float_bits
+    table.add_row("float", "32.00", _size(float_bits), "100.0%", "0", _percent(float_accuracy))
+    if uniform is not None:
+        table.add_row(*_row(f"best uniform, {uniform.layers[0].option}", uniform, uniform_quality))
+    table.add_row(*_row("this plan", plan, measured), style="bold")
+    return table
+
+
+def plan_lines(plan: Plan) -> list[str]:
+    """What is proven and what the guard did, a sentence each."""
+    lines = []
+    certificate = plan.certificate
+    if certificate is None:
+        lines.append("no certificate: the plan was edited by hand or kept by measurement")
+    else:
+        lines.append(
+            f"{certificate.status}: predicted loss {certificate.objective:.4g}, no plan below "
+            f"{certificate.bound:.4g} (gap {100 * certificate.relative_gap:.2g}%)"
+        )
+        lines.append(f"one more KiB would save about {certificate.shadow_price * 8192:.2g} of predicted loss")
+    guard = plan.guard
+    if guard is not None and guard.kept == "uniform":
+        lines.append(
+            f"the uniform plan {guard.option} is kept: on {guard.data} it measured {guard.uniform_loss:.4g}, the "
+            f"solved plan {guard.plan_loss:.4g}"
+        )
+    return lines
+
+
+def profile_table(profile: Profile) -> Table:
+    """Loss of every option of every layer."""
+    table = Table(
+        title=f"KL to float when one layer is quantized, {profile.method}, {profile.samples} samples"
+    )
+    table.add_column("layer", overflow="fold")
+    for option in profile.options:
+        table.add_column(option, justify="right")
+    for layer in profile.layers:
+        scores = {score.option: f"{score.loss:.1e}" for score in layer.scores}
+        table.add_row(layer.name, *(scores.get(option, "-") for option in profile.options))
+    return table
+
+
+def _stored_as(layer: LayerPlan) -> str:
+    shares = layer.option_shares()
+    if len(shares) == 1:
+        return next(iter(shares))
+    ordered = sorted(shares.items())
+    return ", ".join(f"{option} {100 * share:.0f}%" for option, share in ordered)
+
+
+def _row(name: str, plan: Plan, quality: Measured | None) -> tuple[str, ...]:
+    complexity = plan.complexity
+    return (
+        name,
+        f"{complexity.average_bits:.3f}",
+        _size(complexity.size_bits),
+        f"{100 * complexity.size_bits / complexity.float_bits:.1f}%",
+        f"{quality.loss:.3g} ± {quality.standard_error:.1g}" if quality else "-",
+        _percent(quality.accuracy if quality else None),
+    )
+
+
+def _size(bits: int) -> str:
+    size_bytes = bits / 8
+    return f"{size_bytes / 2**20:.2f} MiB" if size_bytes >= 2**20 else f"{size_bytes / 1024:.1f} KiB"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.2f}%"

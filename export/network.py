@@ -1,0 +1,45 @@
+"""A finished network on disk: packed weights and the program that reads them, and the way back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..allocator import Plan
+from ..network import Network, load_program, save_program
+from ..reconstruct import Finalized
+from .packed import read_packed, write_packed
+
+__all__ = ["PROGRAM", "WEIGHTS", "load", "save_network"]
+
+WEIGHTS, PROGRAM = "weights.safetensors", "program.json"
+
+
+def save_network(folder: Path, network: Network, plan: Plan, finalized: Finalized) -> None:
+    """Write ``weights.safetensors`` (packed) and ``program.json`` (the graph without weights) to a folder.
+
+    Raises
+    ------
+    InputError
+        The folder cannot be written, or the program holds operators that are not PyTorch's own.
+    """
+    save_program(network, folder / PROGRAM)
+    write_packed(folder / WEIGHTS, network, plan, finalized)
+
+
+def load(folder: str | Path) -> Network:
+    """The quantized network of a run folder, ready to be called; the user's own code is not needed.
+
+    Weights are dequantized to floats: ``weight[c] = sum_i step[i, c] * code[i, c]``.
+
+    Examples
+    --------
+    >>> network = apportion.load("run")  # doctest: +SKIP
+    >>> logits = network(inputs)  # doctest: +SKIP
+
+    Raises
+    ------
+    InputError
+        A file is missing or damaged, or the two do not belong together.
+    """
+    folder = Path(folder)
+    return load_program(folder / PROGRAM, read_packed(folder / WEIGHTS).tensors())

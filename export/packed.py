@@ -1,0 +1,195 @@
+"""The packed file: integer codes at their true width, steps in 16 bits, the float rest, and the plan.
+
+A safetensors file. For a layer L (by name):
+
+    L/channels            option code of every channel, packed; only where channels differ
+    L/<option>/<i>/codes  codes of point i of the channels that have the option, packed, channel after channel
+    L/<option>/<i>/steps  half-precision steps (channels, groups), to be scaled by a power of two
+    =<tensor name>        a tensor that is not quantized, as it is
+
+The metadata holds the format version, the plan as JSON, how each layer's weight is named and laid out in
+the program, and the exponents of the steps. Metadata, tensor names and offsets are the file's header;
+everything behind it is counted in the plan's size.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..allocator import LayerPlan, Plan
+from ..documents import parse_document, replace_file
+from ..errors import InputError
+from ..network import Network
+from ..quantizer import (
+    QuantizedRows,
+    channel_code_bits,
+    pack_codes,
+    parse_option,
+    steps_from_half,
+    steps_to_half,
+    unpack_codes,
+)
+from ..reconstruct import Finalized, StoredLayer, StoredPart
+
+__all__ = ["PackedNetwork", "read_packed", "write_packed"]
+
+FORMAT = "apportion-packed-1"
+DTYPES = {str(dtype): dtype for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
+
+
+class Layout(BaseModel):
+    """How the program names and lays out a layer's weight."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tensor: str
+    transposed: bool
+    dtype: str
+
+
+EXPONENTS = TypeAdapter(dict[str, Annotated[int, Field(ge=-200, le=200)]])
+LAYOUTS = TypeAdapter(dict[str, Layout])
+
+
+@dataclass(frozen=True)
+class PackedNetwork:
+    """What a packed file holds.
+
+    Attributes
+    ----------
+    plan : Plan
+    finalized : Finalized
+        Codes and steps of every layer.
+    layouts : dict of str to Layout
+        By layer name.
+    rest : dict of str to Tensor
+        The tensors that are not quantized.
+    """
+
+    plan: Plan
+    finalized: Finalized
+    layouts: dict[str, Layout]
+    rest: dict[str, Tensor]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor that the program reads, weights dequantized."""
+        shapes = {layer.name: layer.shape for layer in self.plan.layers}
+        tensors = dict(self.rest)
+        for stored in self.finalized.layers:
+            layout = self.layouts[stored.name]
+            weight = stored.dequantize().to(DTYPES[layout.dtype])
+            weight = weight.t() if layout.transposed else weight.reshape(shapes[stored.name])
+            tensors[layout.tensor] = weight.contiguous()
+        return tensors
+
+
+def write_packed(path: Path, network: Network, plan: Plan, finalized: Finalized) -> None:
+    """Write the packed file in one step.
+
+    Raises
+    ------
+    InputError
+        The folder cannot be written.
+    """
+    tensors: dict[str, Tensor] = {}
+    exponents: dict[str, int] = {}
+    planned = {layer.name: layer for layer in plan.layers}
+    for stored in finalized.layers:
+        if len(stored.parts) > 1:
+            tensors[f"{stored.name}/channels"] = _pack_channels(plan, planned[stored.name])
+        for part in stored.parts:
+            for index in range(part.rows.option.points):
+                prefix = f"{stored.name}/{part.rows.option}/{index}"
+                steps, exponents[prefix] = steps_to_half(part.rows.steps[index].cpu())
+                tensors[f"{prefix}/codes"] = pack_codes(part.rows.codes[index], part.rows.option.bits)
+                tensors[f"{prefix}/steps"] = steps.contiguous()
+    quantized = {layer.weight for layer in network.layers}
+    for name, tensor in network.tensors.items():
+        if name not in quantized:
+            tensors[f"={name}"] = finalized.biases.get(name, tensor).detach().cpu().contiguous().clone()
+    layouts = {
+        layer.name: Layout(
+            tensor=layer.weight, transposed=layer.transposed, dtype=str(network.weight(layer).dtype)
+        )
+        for layer in network.layers
+    }
+    metadata = {
+        "format": FORMAT,
+        "layouts": LAYOUTS.dump_json(layouts).decode(),
+        "plan": plan.model_dump_json(exclude_none=True),
+        "exponents": json.dumps(exponents),
+    }
+    with replace_file(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+
+
+def read_packed(path: Path) -> PackedNetwork:
+    """Read a packed file; the integer codes and steps are bit for bit those written.
+
+    Raises
+    ------
+    InputError
+        Not a packed file, of another version, truncated, or not what its own plan says.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"cannot read packed weights {path}: {error}") from error
+    if metadata.get("format") != FORMAT:
+        raise InputError(
+            f"{path} has format {metadata.get('format')!r}; this version reads {FORMAT!r}, written by "
+            "`allocate finalize`"
+        )
+    plan = parse_document(metadata.get("plan", ""), Plan, f"the plan inside {path}")
+    try:
+        exponents = EXPONENTS.validate_json(metadata.get("exponents", ""))
+        layouts = LAYOUTS.validate_json(metadata.get("layouts", ""))
+        if set(layouts) != {layer.name for layer in plan.layers}:
+            raise InputError("its layouts and its plan name different layers")
+        if not {layout.dtype for layout in layouts.values()} <= set(DTYPES):
+            raise InputError(f"a weight has a type other than {', '.join(DTYPES)}")
+        layers = tuple(_read_layer(plan, layer, tensors, exponents) for layer in plan.layers)
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"{path} does not hold what its plan says: {error}") from error
+    rest = {name[1:]: tensor for name, tensor in tensors.items() if name.startswith("=")}
+    return PackedNetwork(plan, Finalized(layers), layouts, rest)
+
+
+def _pack_channels(plan: Plan, layer: LayerPlan) -> Tensor:
+    codes = torch.tensor([plan.options.index(option) for option in layer.channel_options()])
+    bits = channel_code_bits(len(plan.options))
+    return pack_codes((codes - 2 ** (bits - 1)).to(torch.int8), bits)
+
+
+def _read_layer(
+    plan: Plan, layer: LayerPlan, tensors: dict[str, Tensor], exponents: dict[str, int]
+) -> StoredLayer:
+    chosen = layer.channel_options()
+    fan_in = prod(layer.shape[1:])
+    parts = []
+    for text in dict.fromkeys(chosen):
+        option = parse_option(text)
+        channels = torch.tensor([index for index, other in enumerate(chosen) if other == text])
+        codes, steps = [], []
+        for index in range(option.points):
+            prefix = f"{layer.name}/{text}/{index}"
+            flat = unpack_codes(tensors[f"{prefix}/codes"], option.bits, len(channels) * fan_in)
+            half = tensors[f"{prefix}/steps"]
+            if half.numel() != option.step_count(len(channels), fan_in):
+                raise InputError(f"{prefix}/steps has {half.numel()} steps for {len(channels)} channels")
+            codes.append(flat.view(len(channels), fan_in))
+            steps.append(steps_from_half(half, exponents[prefix]))
+        parts.append(StoredPart(channels, QuantizedRows(option, torch.stack(codes), torch.stack(steps))))
+    return StoredLayer(layer.name, tuple(parts))

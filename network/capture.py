@@ -1,0 +1,210 @@
+"""Capturing a module: torch.export once, and from there on only the graph and its tensors exist."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import Dim, ExportedProgram
+
+from ..errors import InputError
+from .fold import fold_batch_norms, fold_transposes, prune
+from .lower import lower, main_output
+from .network import InputShape, Network
+from .reason import quiet, reason_of
+from .schedule import Schedule, tensors_in
+
+__all__ = ["capture", "capture_program"]
+
+# Two samples show which sizes follow the batch; one would be taken for a broadcast axis.
+_SAMPLES = 2
+
+
+def capture(module: nn.Module, inputs: Tensor | tuple[Tensor, ...]) -> Network:
+    """Capture a module as a network, in evaluation mode, for any batch size.
+
+    Batch norms are folded into the layers before them, dropout and checks are gone, and the module itself
+    is no longer needed (the tensors are shared with it, not copied). The captured network is run once and
+    compared with the module.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Called with `inputs` as positional arguments. A dictionary, tuple or transformers output with
+        `logits` counts as returning the logits.
+    inputs : Tensor or tuple of Tensor
+        A few samples, `(samples, ...)`, with the batch on the first axis of each; two are used.
+
+    Raises
+    ------
+    InputError
+        torch.export refuses the module (the message repeats its reason and the line), a parameter is not
+        finite, nothing in the network can be quantized, or network and module disagree.
+    """
+    samples = _two_samples(inputs)
+    parameters = dict(module.named_parameters())
+    _check_finite({**dict(module.named_buffers()), **parameters}, parameters)
+    caller = _Caller(module)
+    with _evaluation(module), quiet(), torch.no_grad():
+        try:
+            expected = caller(*samples)
+        except Exception as error:
+            raise InputError(
+                f"the model does not run on the given data, of shape {_shapes(samples)}: {reason_of(error)}"
+            ) from error
+        if expected.ndim < 2 or len(expected) != _SAMPLES:
+            raise InputError(
+                f"the model returns shape {tuple(expected.shape)} for {_SAMPLES} samples; "
+                "it must return (samples, ..., classes)"
+            )
+        if not torch.isfinite(expected).all():
+            raise InputError(
+                "the model's output on the given data is NaN or infinite; check weights and data"
+            )
+        dynamic = ({0: Dim.DYNAMIC},) * len(samples)
+        try:
+            program = torch.export.export(caller, samples, dynamic_shapes=(dynamic,), strict=False)
+        except Exception as error:
+            reason = reason_of(error)
+            if "Constraints violated" in reason:
+                reason = f"its code fixes the number of samples: {reason}"
+            raise InputError(
+                f"torch.export cannot capture the model: {reason}; the forward must be a fixed sequence of "
+                "tensor operations that accepts any number of samples"
+            ) from error
+        network = _network(program, samples, prefix="module.")
+        _compare(network.run(samples), expected, "than the module; its forward is random or keeps state")
+    return network
+
+
+def capture_program(program: ExportedProgram, inputs: Tensor | tuple[Tensor, ...]) -> Network:
+    """Turn an exported program into a network; like `capture`, for a module exported before.
+
+    Raises
+    ------
+    InputError
+        As `capture`; also where the program was exported for one batch size only.
+    """
+    samples = _two_samples(inputs)
+    _check_finite({**program.state_dict, **program.constants}, program.graph_signature.parameters)
+    try:
+        with quiet(), torch.no_grad():
+            network = _network(program, samples)
+            together = network.run(samples)
+            apart = [network.run(tuple(tensor[i : i + 1] for tensor in samples)) for i in range(_SAMPLES)]
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"the exported model does not run on one and on two samples of shape {_shapes(samples)}: "
+            f"{reason_of(error)}; export it for this shape, with a dynamic first dimension"
+        ) from error
+    _compare(torch.cat(apart), together, "on samples one by one; export it with a dynamic first dimension")
+    return network
+
+
+class _Caller(nn.Module):
+    """Calls the user's module and returns the one tensor that counts, so that only this is exported."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        # A cache of keys and values would be a second output, of a type that export may not know.
+        accepts_cache = "use_cache" in inspect.signature(module.forward).parameters
+        self.options = {"use_cache": False} if accepts_cache else {}
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        output = main_output(self.module(*inputs, **self.options))
+        if output is None:
+            raise InputError("it returns no floating-point tensor; return the logits")
+        return output  # type: ignore[no-any-return]
+
+
+def _network(program: ExportedProgram, samples: tuple[Tensor, ...], prefix: str = "") -> Network:
+    graph, tensors = lower(program, prefix)
+    fold_transposes(graph, tensors)
+    fold_batch_norms(graph, tensors)
+    tensors = prune(graph, tensors)
+    _count_elements(graph, tensors, samples)
+    network = Network(graph, tensors, tuple(InputShape(tuple(x.shape[1:]), x.dtype) for x in samples))
+    if not network.layers:
+        found = "; ".join(f"{name}: {reason}" for name, reason in list(network.skipped.items())[:3])
+        raise InputError(
+            "the model has no layer to quantize: no convolution, linear or matmul with a stored weight"
+            + (f" ({found})" if found else "")
+        )
+    # Folding divides by the variance, so a broken batch norm shows only now.
+    _check_finite(tensors, {layer.weight for layer in network.layers})
+    return network
+
+
+def _count_elements(graph: fx.Graph, tensors: Mapping[str, Tensor], samples: tuple[Tensor, ...]) -> None:
+    """Run once, and note on each node how many elements its result has for one sample."""
+    schedule = Schedule(graph, {})
+    nodes = {node.name: node for node in graph.nodes}
+    values = schedule.start(samples)
+    with torch.inference_mode():
+        for index, step in enumerate(schedule.steps):
+            schedule.advance(values, tensors, index, index + 1)
+            results = tensors_in(values.get(step.name))
+            if results:
+                nodes[step.name].meta["elements"] = sum(tensor.numel() for tensor in results) // _SAMPLES
+
+
+def _compare(given: Tensor, expected: Tensor, where: str) -> None:
+    tolerance = 1e-3 if expected.dtype in (torch.float32, torch.float64) else 5e-2
+    if given.shape != expected.shape:
+        problem = f"shape {tuple(given.shape)}, not {tuple(expected.shape)}"
+    else:
+        scale = expected.double().norm().clamp_min(1e-30)
+        difference = float((given.double() - expected.double()).norm() / scale)
+        if difference <= tolerance:
+            return
+        problem = f"relative difference {difference:.1e}"
+    raise InputError(f"the captured model gives other outputs {where} ({problem})")
+
+
+def _check_finite(tensors: Mapping[str, Tensor], parameters: Collection[str]) -> None:
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            continue
+        # Masks and tables may hold infinities on purpose; parameters never do.
+        bad = ~torch.isfinite(tensor) if name in parameters else torch.isnan(tensor)
+        if bad.any():
+            raise InputError(
+                f"tensor '{name}' has {int(bad.sum()):,} values of {tensor.numel():,} that are NaN or "
+                "infinite; load weights that are finite"
+            )
+
+
+def _two_samples(inputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    given = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+    for tensor in given:
+        if tensor.ndim == 0 or tensor.shape[0] == 0:
+            raise InputError(f"an example input of shape {tuple(tensor.shape)} holds no sample; give one")
+    return tuple(
+        torch.cat([tensor, tensor])[:_SAMPLES] if len(tensor) < _SAMPLES else tensor[:_SAMPLES]
+        for tensor in given
+    )
+
+
+def _shapes(samples: tuple[Tensor, ...]) -> str:
+    return ", ".join(str(tuple(tensor.shape)) for tensor in samples)
+
+
+@contextmanager
+def _evaluation(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and attention written out in operators rather than fused; both restored after."""
+    modes = [(part, part.training) for part in module.modules()]
+    fused = torch.backends.mha.get_fastpath_enabled()
+    try:
+        module.eval()
+        torch.backends.mha.set_fastpath_enabled(False)
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+        for part, training in modes:
+            part.training = training

@@ -1,0 +1,233 @@
+"""Calibration and evaluation data: arrays, images or a Python loader, checked before anything is computed."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ..errors import InputError
+from .arrays import Array, as_array, to_inputs, to_labels
+from .images import read_images
+from .network import Network
+from .reason import message_of
+from .source import parse_source
+
+__all__ = ["Data", "check_data", "load_data"]
+
+_ARRAYS = re.compile(r"(?P<path>.+\.(npz|safetensors))(:(?P<part>\w+))?")
+# What numpy, zipfile and safetensors raise on files that are damaged, or not theirs.
+_UNREADABLE = (
+    AttributeError,
+    EOFError,
+    KeyError,
+    MemoryError,
+    NotImplementedError,
+    OSError,
+    SafetensorError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+@dataclass(frozen=True)
+class _Raw:
+    """Arrays as read; `pixels` says that they were called images."""
+
+    inputs: Array
+    labels: Array | None
+    pixels: bool
+
+
+@dataclass(frozen=True)
+class Data:
+    """Inputs for a network.
+
+    Attributes
+    ----------
+    inputs : Tensor
+        `(samples, channels, height, width)` or other floats as float32, or token ids as int64
+        `(samples, tokens)`.
+    labels : Tensor or None
+        int64, `(samples,)`, or `(samples, tokens)` for a class per token.
+    name : str
+        Where it came from, for documents and messages.
+    """
+
+    inputs: Tensor
+    labels: Tensor | None
+    name: str
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+
+def load_data(
+    spec: str,
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    limit: int | None = None,
+) -> Data:
+    """Load data.
+
+    Parameters
+    ----------
+    spec : str
+        - `file.npz` or `file.safetensors` with an array `images` or `inputs`, and perhaps `labels`;
+          `file.npz:train` takes `train_images` or `train_inputs`, and `train_labels`.
+        - A folder or `.zip` of images of one size; their labels are the positions of their folders in
+          sorted order where there are at least two folders, else there are none.
+        - `file.py:loader` or `module:loader`: a function returning inputs, or (inputs, labels).
+    mean, std : sequence of float, optional
+        Applied as `(x - mean) / std` after pixels were divided by 255: one per channel, or one for all.
+    limit : int, optional
+        At most this many samples: the first ones, of images evenly spaced ones (folders tend to be sorted by
+        class).
+
+    Returns
+    -------
+    Data
+        uint8 images `(samples, height, width[, channels])` become float32 `(samples, channels, height,
+        width)` divided by 255; other integers become token ids; floats pass as they are.
+
+    Raises
+    ------
+    InputError
+        Missing, unreadable, truncated or pickled files; empty, non-numeric or non-finite arrays; labels of
+        another length; mean and std that do not fit.
+    """
+    if limit is not None and limit < 1:
+        raise InputError(f"the limit of samples is {limit}; it must be at least 1")
+    match = _ARRAYS.fullmatch(spec)
+    if match is not None:
+        raw = _read_arrays(Path(match["path"]), match["part"])
+    elif Path(spec).is_dir() or spec.endswith(".zip"):
+        raw = _Raw(*read_images(Path(spec), limit), pixels=True)
+    elif ":" in spec:
+        raw = _call_loader(spec)
+    else:
+        raise InputError(
+            f"'{spec}' is not data: there is no such folder, and it is not a .npz, .safetensors or .zip file "
+            "nor a loader 'file.py:function'"
+        )
+    if raw.inputs.ndim == 0 or raw.inputs.size == 0:
+        raise InputError(f"{spec} holds no samples: its inputs have shape {raw.inputs.shape}")
+    if raw.labels is not None and raw.labels.shape[:1] != raw.inputs.shape[:1]:
+        raise InputError(
+            f"{spec} has labels of shape {raw.labels.shape} for inputs of shape {raw.inputs.shape}; "
+            "give one label for each input"
+        )
+    return Data(
+        inputs=to_inputs(raw.inputs[:limit], spec, pixels=raw.pixels, mean=mean, std=std),
+        labels=None if raw.labels is None else to_labels(raw.labels[:limit], spec),
+        name=spec,
+    )
+
+
+def check_data(network: Network, data: Data) -> None:
+    """Run one sample, so that data which does not fit is refused before the work begins.
+
+    Raises
+    ------
+    InputError
+        The inputs have another shape or type than the network was captured with, the network fails on
+        them, its output is not finite, or labels are not classes of its output.
+    """
+    if len(network.inputs) != 1:
+        raise InputError(
+            f"the network takes {len(network.inputs)} inputs; data with one input cannot feed it"
+        )
+    expected, given = network.inputs[0], data.inputs
+    if tuple(given.shape[1:]) != expected.shape or given.dtype != expected.dtype:
+        raise InputError(
+            f"{data.name}: a sample is {_describe(tuple(given.shape[1:]), given.dtype)}; "
+            f"the network takes {_describe(expected.shape, expected.dtype)}"
+        )
+    # Of token ids the greatest is tried: on an accelerator an id outside the table ends the process.
+    sample = 0 if given.is_floating_point() else int(given.flatten(1).amax(dim=1).argmax())
+    try:
+        with torch.inference_mode():
+            output = network.run(given[sample : sample + 1].to(network.device))
+    except (RuntimeError, IndexError, ValueError) as error:
+        raise InputError(f"{data.name}: the network fails on sample {sample}: {message_of(error)}") from error
+    if not torch.isfinite(output).all():
+        raise InputError(f"{data.name}: the network's output for sample {sample} is NaN or infinite")
+    if data.labels is None:
+        return
+    positions, classes = tuple(output.shape[1:-1]), output.shape[-1]
+    if tuple(data.labels.shape[1:]) != positions:
+        raise InputError(
+            f"{data.name}: labels have shape {tuple(data.labels.shape)}; for this network they must be "
+            f"{(len(data), *positions)}"
+        )
+    if int(data.labels.max()) >= classes:
+        raise InputError(
+            f"{data.name}: the greatest label is {int(data.labels.max())}; the network has {classes} "
+            "classes, numbered from 0"
+        )
+
+
+def _describe(shape: tuple[int, ...], dtype: torch.dtype) -> str:
+    return f"{shape} {str(dtype).removeprefix('torch.')}"
+
+
+def _read_arrays(path: Path, part: str | None) -> _Raw:
+    if not path.is_file():
+        raise InputError(f"there is no file {path}")
+    try:
+        if path.suffix == ".safetensors":
+            return _select(load_file(path), part, path)
+        with np.load(path, allow_pickle=False) as arrays:
+            return _select(arrays, part, path)
+    except InputError:
+        raise
+    except _UNREADABLE as error:
+        pickled = "pickle" in str(error).lower()
+        reason = "it holds pickled objects, which are never loaded" if pickled else message_of(error)
+        raise InputError(
+            f"cannot read {path}: {reason}; write arrays of numbers with numpy.savez or safetensors"
+        ) from error
+
+
+def _select(arrays: Mapping[str, Array | Tensor], part: str | None, path: Path) -> _Raw:
+    """The inputs and labels among named arrays; a part is a prefix of both names, or an array's own name."""
+    prefix = "" if part is None else f"{part}_"
+    wanted = [f"{prefix}images", f"{prefix}inputs", *([part] if part else [])]
+    names = list(arrays)
+    name = next((candidate for candidate in wanted if candidate in names), None)
+    if name is None:
+        raise InputError(
+            f"{path} has no array {' or '.join(repr(candidate) for candidate in wanted)}; it has "
+            f"{', '.join(names) or 'none'}; 'file.npz:train' takes train_images and train_labels"
+        )
+    labels = f"{prefix}labels"
+    return _Raw(
+        as_array(arrays[name], name),
+        as_array(arrays[labels], labels) if labels in names else None,
+        name.endswith("images"),
+    )
+
+
+def _call_loader(spec: str) -> _Raw:
+    with parse_source(spec, "data").call() as result:
+        pair = result if isinstance(result, (tuple, list)) else (result, None)
+        if len(pair) != 2:
+            raise InputError(f"{spec} returned {len(pair)} things; return inputs, or (inputs, labels)")
+        inputs, labels = pair
+        return _Raw(
+            as_array(inputs, f"what {spec} returned as inputs"),
+            None if labels is None else as_array(labels, f"what {spec} returned as labels"),
+            False,
+        )

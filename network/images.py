@@ -1,0 +1,101 @@
+"""Image files in a folder or a zip archive, as uint8 arrays."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from contextlib import nullcontext
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from ..errors import InputError
+from .arrays import Array
+from .reason import message_of
+
+__all__ = ["read_images"]
+
+_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+
+
+def read_images(path: Path, limit: int | None) -> tuple[Array, Array | None]:
+    """Read all images of a folder (and the folders in it) or of a zip archive.
+
+    Parameters
+    ----------
+    path : Path
+    limit : int or None
+        At most this many images, evenly spaced in sorted order.
+
+    Returns
+    -------
+    images : uint8 `(samples, height, width, channels)`
+        One channel where every image is grey, else three.
+    labels : int64 `(samples,)` or None
+        Positions of the images' folders in sorted order; None where all images are in one folder.
+
+    Raises
+    ------
+    InputError
+        No images, unreadable ones, images of different sizes, or Pillow is not installed.
+    """
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ImportError as error:
+        raise InputError(f"reading images takes Pillow: pip install 'apportion[images]' ({path})") from error
+    try:
+        archive = zipfile.ZipFile(path) if path.is_file() else None
+    except (zipfile.BadZipFile, OSError) as error:
+        raise InputError(f"cannot read {path}: {message_of(error)}; give a .zip archive of images") from error
+    if archive is None and not path.is_dir():
+        raise InputError(f"there is no file {path}")
+    with archive or nullcontext():
+        names = sorted(filter(_is_image, archive.namelist() if archive else _files(path)))
+        if not names:
+            raise InputError(f"{path} holds no images ({', '.join(sorted(_SUFFIXES))})")
+        folders = sorted({str(PurePosixPath(name).parent) for name in names})
+        chosen = names if limit is None or limit >= len(names) else _spaced(names, limit)
+        images: list[Array] = []
+        grey = True
+        for name in chosen:
+            try:
+                content = archive.read(name) if archive else (path / name).read_bytes()
+                with Image.open(io.BytesIO(content)) as image:
+                    grey = grey and image.mode in ("1", "L")
+                    images.append(np.asarray(image.convert("RGB")))
+            except (
+                UnidentifiedImageError,
+                Image.DecompressionBombError,
+                zipfile.BadZipFile,
+                OSError,
+                ValueError,
+                SyntaxError,
+            ) as error:
+                raise InputError(f"cannot read image {name} of {path}: {message_of(error)}") from error
+            if images[-1].shape != images[0].shape:
+                raise InputError(
+                    f"{path}: image {name} is {_size(images[-1])} pixels, {chosen[0]} is {_size(images[0])}; "
+                    "resize all to the size the network takes"
+                )
+    labels = np.array([folders.index(str(PurePosixPath(name).parent)) for name in chosen])
+    stacked = np.stack(images)
+    return stacked[..., :1] if grey else stacked, labels if len(folders) > 1 else None
+
+
+def _files(folder: Path) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+
+
+def _is_image(name: str) -> bool:
+    path = PurePosixPath(name)
+    # Some systems leave companions of the same name in hidden files and folders.
+    hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
+    return path.suffix.lower() in _SUFFIXES and not hidden
+
+
+def _spaced(names: list[str], count: int) -> list[str]:
+    return [names[index * len(names) // count] for index in range(count)]
+
+
+def _size(image: Array) -> str:
+    return f"{image.shape[1]}x{image.shape[0]}"

@@ -1,0 +1,76 @@
+"""The model a user names on the command line, as a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+
+from ..errors import InputError
+from .archive import load_archive
+from .capture import capture, capture_program
+from .network import Network
+from .source import parse_source
+from .weights import load_weights
+
+__all__ = ["load_model"]
+
+
+def load_model(spec: str, *, weights: Path | None = None, example: Tensor | None = None) -> Network:
+    """Load and capture a model.
+
+    Parameters
+    ----------
+    spec : str
+        A `.pt2` file written by `torch.export.save`, or `file.py:factory`, `module:factory` or
+        `file.py:factory('argument', size=3)`: a function, or a class, that returns an `nn.Module`.
+    weights : Path, optional
+        A `.safetensors` file with exactly the parameters and buffers of the factory's module.
+    example : Tensor, optional
+        A few samples of the calibration data, `(samples, ...)`. Required for a factory; a `.pt2` file
+        knows the shape of its input.
+
+    Raises
+    ------
+    InputError
+        The file or factory is missing or fails, the weights do not fit the module, or `capture` refuses.
+    """
+    if spec.endswith(".pt2"):
+        if weights is not None:
+            raise InputError(
+                f"{spec} holds its own weights; leave --weights out, or name the factory of the module"
+            )
+        program = load_archive(Path(spec))
+        return capture_program(program, _blank_samples(program, spec) if example is None else example)
+    source = parse_source(spec, "a model: neither a .pt2 file nor a Python factory")
+    if example is None:
+        raise InputError(f"capturing {spec} takes a few inputs; give calibration data with --data")
+    with source.call() as module:
+        if not isinstance(module, nn.Module):
+            raise InputError(f"{spec} returned {type(module).__name__}; it must return a torch.nn.Module")
+        if weights is not None:
+            load_weights(module, Path(weights))
+        return capture(module, example)
+
+
+def _blank_samples(program: ExportedProgram, what: str) -> tuple[Tensor, ...]:
+    """Zeros in the shapes the program was exported with, for a batch of two."""
+    kinds = {spec.arg.name: spec.kind for spec in program.graph_signature.input_specs}
+    values: list[Any] = [
+        node.meta["val"]
+        for node in program.graph.find_nodes(op="placeholder")
+        if kinds[node.name] == InputKind.USER_INPUT
+    ]
+    samples = []
+    for value in values:
+        if not isinstance(value, Tensor):
+            continue
+        shape = tuple(value.shape[1:])
+        if not all(isinstance(size, int) for size in shape):
+            raise InputError(f"{what} takes inputs of several sizes; give calibration data with --data")
+        samples.append(torch.zeros((2, *shape), dtype=value.dtype))
+    return tuple(samples)

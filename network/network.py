@@ -1,0 +1,179 @@
+"""The captured network: a graph, its tensors and its layers; what every other room computes with."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from ..errors import InputError
+from .blocks import Block, find_blocks
+from .find import find_layers
+from .layer import Layer
+from .replay import Replay
+from .schedule import LayerHook, Schedule
+
+__all__ = ["InputShape", "Network"]
+
+
+@dataclass(frozen=True)
+class InputShape:
+    """What one input of the network looks like: the shape of a single sample, and the type of its numbers."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+class Network:
+    """A network as a program: nothing of the user's module is needed to run it.
+
+    Made by `capture`, `load_model` or `load_program`.
+
+    Attributes
+    ----------
+    graph : torch.fx.Graph
+        Functional operators only; `get_attr` nodes name entries of `tensors`.
+    tensors : dict
+        Every parameter and buffer that the graph reads, by qualified name.
+    inputs : tuple of InputShape
+    layers : tuple of Layer
+        In execution order of first use.
+    skipped : dict
+        Matrices and filters that stay float, each with the reason.
+    """
+
+    def __init__(
+        self, graph: fx.Graph, tensors: Mapping[str, Tensor], inputs: tuple[InputShape, ...]
+    ) -> None:
+        found = find_layers(graph, tensors)
+        self.graph = graph
+        self.tensors: dict[str, Tensor] = dict(tensors)
+        self.inputs = inputs
+        self.layers: tuple[Layer, ...] = found.layers
+        self.skipped: dict[str, str] = found.skipped
+        self.schedule = Schedule(graph, found.calls)
+
+    def weight(self, layer: Layer) -> Tensor:
+        """The float weight of a layer, of shape `layer.shape`."""
+        return self.tensors[layer.weight]
+
+    def bias(self, layer: Layer) -> Tensor | None:
+        """The bias of a layer, of shape `(channels,)`, or None."""
+        return None if layer.bias is None else self.tensors[layer.bias]
+
+    @property
+    def float_bits(self) -> int:
+        """Size of all `tensors` in bits: what the float network weighs."""
+        return sum(8 * tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return next(iter(self.tensors.values())).device
+
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """The network as a chain of single-entry single-exit pieces, in execution order."""
+        return find_blocks(self.graph, self.layers)
+
+    @cached_property
+    def graph_module(self) -> fx.GraphModule:
+        """The same program as a module, for export and for tools that work on modules."""
+        root = torch.nn.Module()
+        for name, tensor in self.tensors.items():
+            *path, last = name.split(".")
+            owner = root
+            for part in path:
+                if part not in owner._modules:
+                    owner.add_module(part, torch.nn.Module())
+                owner = owner.get_submodule(part)
+            owner.register_buffer(last, tensor)
+        return fx.GraphModule(root, self.graph, class_name="Network")
+
+    def run(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        *,
+        tensors: Mapping[str, Tensor] | None = None,
+        on_layer: LayerHook | None = None,
+    ) -> Tensor:
+        """Run the program and return its output, with the classes (or tokens) on the last axis.
+
+        Values are forgotten after their last use. Works under autograd and `inference_mode`.
+
+        Parameters
+        ----------
+        inputs : Tensor or tuple of Tensor
+            `(samples, ...)` each.
+        tensors : mapping, optional
+            Tensors to use in place of those of the network, by qualified name.
+        on_layer : callable, optional
+            Called as `on_layer(call, x, y)` after each use of a layer, with what entered and what came
+            out; what it returns goes on in place of `y`.
+
+        Raises
+        ------
+        InputError
+            The number of inputs is wrong, or `tensors` names a tensor the network does not have.
+        """
+        schedule = self.schedule
+        values = schedule.start(self._check_inputs(inputs))
+        schedule.advance(values, self.overlay(tensors), 0, len(schedule.steps), on_layer)
+        output: Tensor = values[schedule.output]
+        return output
+
+    __call__ = run
+
+    def replay(self, inputs: Tensor | tuple[Tensor, ...]) -> Replay:
+        """Start a replay: a run that can pause before a layer and be finished many times from there."""
+        return Replay(self, self._check_inputs(inputs))
+
+    def replace(self, tensors: Mapping[str, Tensor]) -> Network:
+        """The network with some tensors replaced, e.g. by their quantized values."""
+        other = copy.copy(self)
+        # It would hold the old tensors.
+        other.__dict__.pop("graph_module", None)
+        other.tensors = self.overlay(tensors)
+        return other
+
+    def to(self, device: torch.device | str) -> Network:
+        """The network on another device; operators that make tensors make them there."""
+        target = torch.device(device)
+        graph = fx.Graph()
+        graph.output(graph.graph_copy(self.graph, {}))
+        for node in graph.nodes:
+            node.args = _on_device(node.args, target)
+            node.kwargs = _on_device(node.kwargs, target)
+        return Network(graph, {name: tensor.to(target) for name, tensor in self.tensors.items()}, self.inputs)
+
+    def overlay(self, tensors: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+        """All tensors, those given in place of those stored.
+
+        Raises
+        ------
+        InputError
+            A name is not one of `tensors`; the message has the nearest names.
+        """
+        if not tensors:
+            return self.tensors
+        for name in tensors:
+            if name not in self.tensors:
+                near = difflib.get_close_matches(name, self.tensors, n=3) or list(self.tensors)[:3]
+                raise InputError(f"the network has no tensor '{name}'; the nearest are {', '.join(near)}")
+        return {**self.tensors, **tensors}
+
+    def _check_inputs(self, inputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        given = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+        if len(given) != len(self.schedule.inputs):
+            raise InputError(f"the network takes {len(self.schedule.inputs)} inputs; {len(given)} were given")
+        return given
+
+
+def _on_device(argument: Any, device: torch.device) -> Any:
+    return fx.node.map_aggregate(argument, lambda leaf: device if isinstance(leaf, torch.device) else leaf)

@@ -1,0 +1,142 @@
+"""Final integer weights of a plan by rounding to the nearest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..allocator import LayerPlan, Plan, check_layers
+from ..errors import InputError
+from ..network import Layer, Network, from_rows, rows
+from ..quantizer import Option, QuantizedRows, Quantizer, StepUnit, parse_option
+
+__all__ = ["Finalized", "StoredLayer", "StoredPart", "finalize_nearest", "layer_shapes"]
+
+
+@dataclass(frozen=True)
+class StoredPart:
+    """The output channels of a layer that share an option.
+
+    Attributes
+    ----------
+    channels : Tensor, shape (n,), int64
+        Ascending indices.
+    rows : QuantizedRows
+        Their codes and steps.
+    """
+
+    channels: Tensor
+    rows: QuantizedRows
+
+
+@dataclass(frozen=True)
+class StoredLayer:
+    """The integer codes and steps of one layer, grouped by option."""
+
+    name: str
+    parts: tuple[StoredPart, ...]
+
+    def dequantize(self) -> Tensor:
+        """The weight as rows, shape (channels, fan_in), float32."""
+        values = [part.rows.dequantize() for part in self.parts]
+        weight = values[0].new_empty(sum(map(len, values)), values[0].shape[1])
+        for part, value in zip(self.parts, values, strict=True):
+            weight[part.channels] = value
+        return weight
+
+
+@dataclass(frozen=True)
+class Finalized:
+    """A plan carried out.
+
+    Attributes
+    ----------
+    layers : tuple of StoredLayer
+        In network order.
+    biases : dict of str to Tensor
+        Replaced biases by tensor name; empty without a correction.
+    """
+
+    layers: tuple[StoredLayer, ...]
+    biases: dict[str, Tensor] = field(default_factory=dict)
+
+    def tensors(self, network: Network) -> dict[str, Tensor]:
+        """What replaces the network's tensors: dequantized weights and corrected biases."""
+        stored = {layer.name: layer for layer in self.layers}
+        replaced = {
+            layer.weight: from_rows(layer, stored[layer.name].dequantize()).to(network.weight(layer).dtype)
+            for layer in network.layers
+        }
+        return replaced | self.biases
+
+
+def layer_shapes(network: Network) -> dict[str, tuple[int, ...]]:
+    """Shape of every layer's weight with the output channels first, as documents state it."""
+    return {
+        layer.name: (layer.channels, layer.fan_in) if layer.transposed else tuple(layer.shape)
+        for layer in network.layers
+    }
+
+
+def finalize_nearest(
+    network: Network,
+    plan: Plan,
+    *,
+    on_layer: Callable[[int, int], None] | None = None,
+) -> Finalized:
+    """Round every weight to the nearest code (or sum of codes) of its option.
+
+    Parameters
+    ----------
+    plan : Plan
+        Its quantizer says how steps are searched and points fitted.
+    on_layer : callable, optional
+        Told (layers done, layers in all).
+
+    Raises
+    ------
+    InputError
+        The plan misses or invents a layer, or gives a layer an option that does not fit it.
+    """
+    check_layers(plan, layer_shapes(network))
+    quantizer = Quantizer.from_settings(plan.quantizer)
+    planned = {layer.name: layer for layer in plan.layers}
+    stored = []
+    for index, layer in enumerate(network.layers):
+        stored.append(_store(network, layer, planned[layer.name], quantizer))
+        if on_layer is not None:
+            on_layer(index + 1, len(network.layers))
+    return Finalized(tuple(stored))
+
+
+def _store(network: Network, layer: Layer, planned: LayerPlan, quantizer: Quantizer) -> StoredLayer:
+    chosen = planned.channel_options()
+    weight = rows(layer, network.weight(layer))
+    parts = []
+    for text in dict.fromkeys(chosen):
+        option = _fitting(layer, text, whole=planned.option is not None)
+        channels = torch.tensor([index for index, other in enumerate(chosen) if other == text])
+        channels_here = channels.to(weight.device)
+        parts.append(StoredPart(channels_here, quantizer.quantize(weight[channels_here], option)))
+    return StoredLayer(layer.name, tuple(parts))
+
+
+def _fitting(layer: Layer, text: str, *, whole: bool) -> Option:
+    try:
+        option = parse_option(text)
+    except InputError as error:
+        raise InputError(f"layer '{layer.name}': {error}") from error
+    if option.group > layer.fan_in:
+        raise InputError(
+            f"layer '{layer.name}' has {layer.fan_in} weights per channel; option {text} needs at least "
+            f"{option.group}"
+        )
+    if option.unit is StepUnit.TENSOR and not whole:
+        raise InputError(
+            f"layer '{layer.name}': option {text} has one step for the whole tensor and cannot be given to "
+            "some channels only; use it for the whole layer"
+        )
+    return option

@@ -1,0 +1,78 @@
+"""Exact scores: replace one layer's weight, replay the network from that layer on, measure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..network import Data, Network, batches, from_rows, kl_divergence
+from ..quantizer import Option, Quantizer
+from .candidates import layer_options, perturbations
+
+__all__ = ["ExactScores", "score_exact"]
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class ExactScores:
+    """Measured losses of quantizing one layer alone.
+
+    Attributes
+    ----------
+    loss, error : Tensor, shape (layers, options), float64
+        ``KL(float || quantized)``, mean over samples, and its standard error.
+    """
+
+    loss: Tensor
+    error: Tensor
+
+
+def score_exact(
+    network: Network,
+    data: Data,
+    options: Sequence[Option],
+    quantizer: Quantizer,
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> ExactScores:
+    """Loss of every option by measurement: layers times options replays of the rest of the network.
+
+    A replay starts at the layer, from values cached at that cut, so it costs only what lies behind it.
+    """
+    count = len(data.inputs)
+    shape = (len(network.layers), len(options))
+    total, square = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
+    with torch.inference_mode():
+        changed = [_weights(network, index, options, quantizer) for index in range(len(network.layers))]
+        for part in batches(count, BATCH):
+            replay = network.replay(data.inputs[part].to(network.device))
+            reference: Tensor | None = None
+            for row, layer in enumerate(network.layers):
+                replay.advance(layer)
+                if reference is None:
+                    reference = replay.finish()
+                for column, weight in changed[row].items():
+                    loss = kl_divergence(reference, replay.finish({layer.weight: weight})).cpu()
+                    total[row, column] += loss.sum()
+                    square[row, column] += loss.square().sum()
+            if on_progress is not None:
+                on_progress(part.stop, count)
+    mean = total / count
+    variance = (square / count - mean.square()).clamp_min(0) / max(1, count - 1)
+    return ExactScores(mean, variance.sqrt())
+
+
+def _weights(
+    network: Network, index: int, options: Sequence[Option], quantizer: Quantizer
+) -> dict[int, Tensor]:
+    layer = network.layers[index]
+    weight = network.weight(layer)
+    deltas = perturbations(network, layer, options, quantizer)
+    return {
+        column: weight + from_rows(layer, deltas[:, column]).to(weight.dtype)
+        for column in layer_options(layer, options)
+    }

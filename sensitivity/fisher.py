@@ -1,0 +1,221 @@
+"""Fisher scores: every option of every layer and channel from a few backward passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..network import Data, Layer, LayerCall, Network, batches
+from ..quantizer import Option, Quantizer
+from .candidates import perturbations
+from .labels import Labels, cotangents, noise_count
+from .projections import project
+from .store import SpanStore
+
+__all__ = ["FisherScores", "FisherSettings", "score_fisher"]
+
+MOST_SAMPLES_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class FisherSettings:
+    """How the scores are estimated.
+
+    Attributes
+    ----------
+    labels : Labels
+    draws : int
+        Directions (labels) drawn per sample.
+    seed : int
+        Draws of sample i depend on the seed and i alone, not on how samples are cut into chunks.
+    memory_bytes : int
+        Bound of the working memory beside the network, from which chunks and spans follow.
+    """
+
+    labels: Labels = Labels.PROJECTED
+    draws: int = 2
+    seed: int = 0
+    memory_bytes: int = 2**31
+
+
+@dataclass(frozen=True)
+class FisherScores:
+    """Second-order losses and their standard errors over samples.
+
+    Attributes
+    ----------
+    projections : Tensor, shape (samples, draws, layers, options), float32
+        v[n, r, l, o], scaled so that ``1/2 sum_r v^2`` is the loss of sample n. Their products between
+        layers are the joint Gram matrix.
+    channel_loss, channel_error : list of Tensor, one per layer, shape (channels, options), float64
+        Loss of quantizing one channel alone, mean over samples, and its standard error.
+    """
+
+    projections: Tensor
+    channel_loss: list[Tensor]
+    channel_error: list[Tensor]
+
+    def layer_loss(self) -> Tensor:
+        """``1/2 mean_n sum_r v[n, r, l, o]^2``, shape (layers, options), float64."""
+        return self._sample_loss().mean(0)
+
+    def layer_error(self) -> Tensor:
+        """Standard error of `layer_loss` over samples, shape (layers, options), float64."""
+        loss = self._sample_loss()
+        if len(loss) < 2:
+            return torch.zeros_like(loss[0])
+        return loss.std(0) / len(loss) ** 0.5
+
+    def _sample_loss(self) -> Tensor:
+        return self.projections.double().square().sum(1) / 2
+
+
+def score_fisher(
+    network: Network,
+    data: Data,
+    options: Sequence[Option],
+    quantizer: Quantizer,
+    settings: FisherSettings,
+    *,
+    store: Path | None = None,
+    key: str = "",
+    on_progress: Callable[[int, int], None] | None = None,
+) -> FisherScores:
+    """Loss of every option by the Fisher information of the output distribution.
+
+    For the change dW_l(o) of a layer's weight,
+
+        loss(l, o) = 1/2 mean_n sum_r < u_r' dz_n/dW_l , dW_l(o) >^2   with   E sum_r u_r u_r' = F(z_n)
+
+    which is KL(float || quantized) to second order. One forward pass and one backward pass per draw give
+    the scores of all options. Layers are taken in spans whose perturbations fit into memory, samples in
+    chunks whose activations do; the sums of a span are kept in `store`, from which an interrupted run goes
+    on.
+
+    Parameters
+    ----------
+    store : Path, optional
+        Folder for the partial sums; `key` names what they belong to, and sums under another key are ignored.
+    on_progress : callable, optional
+        Told (samples done, samples in all), counted over all spans.
+
+    Raises
+    ------
+    InputError
+        ``Labels.ALL`` for an output with too many classes or several positions.
+    """
+    samples = len(data.inputs)
+    spans = _spans(network.layers, len(options), settings.memory_bytes // 2)
+    chunk = _chunk(network, data, settings)
+    projections: list[Tensor] = []
+    channel_loss: list[Tensor] = []
+    channel_error: list[Tensor] = []
+    for number, span in enumerate(spans):
+        kept = SpanStore.open(store, number, key)
+        deltas: dict[str, Tensor] | None = None
+        for part in batches(samples, chunk):
+            if part.start < kept.samples:
+                continue
+            if deltas is None:
+                deltas = {layer.name: perturbations(network, layer, options, quantizer) for layer in span}
+            inputs = data.inputs[part].to(network.device)
+            kept.add(*_chunk_scores(network, span, deltas, inputs, part.start, settings))
+            if on_progress is not None:
+                on_progress(number * samples + part.stop, len(spans) * samples)
+        kept.close()
+        projections.append(kept.projections)
+        mean, error = kept.channel_scores()
+        sizes = [layer.channels for layer in span]
+        channel_loss.extend(mean.split(sizes))
+        channel_error.extend(error.split(sizes))
+    return FisherScores(torch.cat(projections, 2), channel_loss, channel_error)
+
+
+def _chunk_scores(
+    network: Network,
+    span: Sequence[Layer],
+    deltas: dict[str, Tensor],
+    inputs: Tensor,
+    first: int,
+    settings: FisherSettings,
+) -> tuple[Tensor, Tensor]:
+    """Projections (samples, draws, layers, options) and sample losses (samples, channels, options)."""
+    uses: list[tuple[LayerCall, Tensor, Tensor]] = []
+
+    def watch(call: LayerCall, entering: Tensor, leaving: Tensor) -> Tensor:
+        if call.layer.name in deltas:
+            if not leaving.requires_grad:
+                leaving = leaving.detach().requires_grad_()
+            uses.append((call, entering.detach(), leaving))
+        return leaving
+
+    with torch.enable_grad():
+        logits = network.run(inputs, on_layer=watch)
+    directions = cotangents(logits, settings.labels, settings.draws, _noise(logits, first, settings))
+    leaving = [use[2] for use in uses]
+    gradients = [
+        torch.autograd.grad(logits, leaving, direction, retain_graph=index + 1 < len(directions))
+        for index, direction in enumerate(directions)
+    ]
+    totals: dict[str, Tensor] = {}
+    for index, (call, entering, _) in enumerate(uses):
+        received = [gradient[index] for gradient in gradients]
+        with torch.inference_mode():
+            name = call.layer.name
+            effect = project(call.layer, call, entering, received, deltas[name])
+            totals[name] = totals[name] + effect if name in totals else effect
+    # The mean over positions (tokens), which are drawn independently.
+    positions = logits[0, ..., 0].numel()
+    effects = [totals[layer.name] / positions**0.5 for layer in span]
+    layers = torch.stack([effect.sum(0) for effect in effects], 2)
+    channels = torch.cat([effect.square().sum(2) / 2 for effect in effects]).transpose(0, 1)
+    return layers.cpu(), channels.cpu()
+
+
+def _noise(logits: Tensor, first: int, settings: FisherSettings) -> Tensor | None:
+    """Uniform numbers of every sample of the chunk, each sample from a generator of its own."""
+    count = noise_count(settings.labels, settings.draws, logits.shape[-1])
+    if count == 0:
+        return None
+    drawn = [
+        torch.rand(
+            (*logits.shape[1:-1], count),
+            generator=torch.Generator().manual_seed(settings.seed * 1_000_003 + first + index),
+        )
+        for index in range(len(logits))
+    ]
+    return torch.stack(drawn).to(logits.device)
+
+
+def _spans(layers: Sequence[Layer], options: int, limit_bytes: int) -> list[list[Layer]]:
+    """Consecutive layers whose float32 perturbations fit into the limit, at least one layer each."""
+    spans: list[list[Layer]] = [[]]
+    filled = 0
+    for layer in layers:
+        size = 4 * options * layer.channels * layer.fan_in
+        if spans[-1] and filled + size > limit_bytes:
+            spans.append([])
+            filled = 0
+        spans[-1].append(layer)
+        filled += size
+    return spans
+
+
+def _chunk(network: Network, data: Data, settings: FisherSettings) -> int:
+    """Samples whose activations and gradients fit into half of the memory, judged from one sample."""
+    floats = 0
+
+    def count(call: LayerCall, entering: Tensor, leaving: Tensor) -> Tensor:
+        nonlocal floats
+        # The draws' gradients, and about as much again for what the nodes between layers keep.
+        floats += 2 * entering.numel() + (2 + settings.draws) * leaving.numel()
+        return leaving
+
+    with torch.inference_mode():
+        network.run(data.inputs[:1].to(network.device), on_layer=count)
+    fitting = settings.memory_bytes // 2 // max(1, 4 * floats)
+    return max(1, min(MOST_SAMPLES_AT_ONCE, fitting))
