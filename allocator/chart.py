@@ -17,33 +17,42 @@ SERIES = {"blue": "#0072B2", "orange": "#D55E00", "green": "#009E73", "pink": "#
 """Colours of series that have no order, from the palette of Okabe and Ito."""
 
 DOTS_PER_INCH = 150
-INCHES_PER_LAYER = 0.13
-LEAST_WIDTH, GREATEST_WIDTH = 7.0, 24.0
+INCHES_PER_LAYER = 0.14
+LEAST_WIDTH, GREATEST_WIDTH, MARGIN_WIDTH = 7.5, 24.0, 2.0
 LABEL_INCHES = 0.13
 LABEL_LENGTH = 26
 
 
 def layer_chart_width(layers: int) -> float:
     """Width in inches of a chart with one place per layer: it grows with the layers, up to 24 inches."""
-    return min(max(LEAST_WIDTH, 2.0 + INCHES_PER_LAYER * layers), GREATEST_WIDTH)
+    return min(max(LEAST_WIDTH, MARGIN_WIDTH + INCHES_PER_LAYER * layers), GREATEST_WIDTH)
 
 
-def label_layers(axes: Axes, names: Sequence[str]) -> None:
-    """Write layer names along the x axis at 0, 1, 2, ...: upright, and thinned so that they never overlap."""
-    figure = axes.get_figure(root=True)
-    width = figure.get_figwidth() if figure is not None else LEAST_WIDTH
-    fitting = max(int((width - 2.0) / LABEL_INCHES), 1)
-    every = -(-len(names) // fitting)
-    shown = range(0, len(names), every)
-    axes.set_xticks(shown, [_shorten(names[index]) for index in shown], rotation=90, fontsize=7)
+def label_layers(axes: Axes, names: Sequence[str], width: float) -> None:
+    """Write layer names upright along the x axis at 0, 1, 2, ..., thinned so that they never overlap.
+
+    Parameters
+    ----------
+    axes : Axes
+        Of a figure with one place per layer.
+    names : sequence of str
+        In network order; what all begin with, up to a dot, is left out.
+    width : float
+        Width of the figure in inches.
+    """
+    fitting = max(int((width - MARGIN_WIDTH) / LABEL_INCHES), 1)
+    shown = range(0, len(names), -(-len(names) // fitting))
+    common = _common_prefix(names)
+    labels = [_shortened(names[index][common:]) for index in shown]
+    axes.set_xticks(shown, labels, rotation=90, fontsize=7)
     axes.set_xlim(-0.7, len(names) - 0.3)
 
 
 def option_colors(count: int) -> list[tuple[float, float, float, float]]:
-    """Colours for options in the order of their bits: light for few bits, dark for many, also in grey."""
-    scale = colormaps["viridis_r"]
-    # The palest end would vanish on white paper.
-    return [scale(0.06 + 0.94 * index / max(count - 1, 1)) for index in range(count)]
+    """Colours for options in the order of their bits: dark for few bits, light for many, also in grey."""
+    scale = colormaps["viridis"]
+    # The brightest yellows vanish on white paper.
+    return [scale(0.9 * index / max(count - 1, 1)) for index in range(count)]
 
 
 def save_figure(figure: Figure, path: Path) -> tuple[Path, Path]:
@@ -72,6 +81,15 @@ def save_figure(figure: Figure, path: Path) -> tuple[Path, Path]:
     return png, svg
 
 
-def _shorten(name: str) -> str:
+def _common_prefix(names: Sequence[str]) -> int:
+    """Length of what all names begin with, up to and including a dot."""
+    parts = [name.split(".") for name in names]
+    shared = 0
+    while len({tuple(part[: shared + 1]) for part in parts}) == 1 and shared + 1 < min(map(len, parts)):
+        shared += 1
+    return sum(len(part) + 1 for part in parts[0][:shared])
+
+
+def _shortened(name: str) -> str:
     # The end tells layers apart better than the beginning does.
     return name if len(name) <= LABEL_LENGTH else f"…{name[1 - LABEL_LENGTH :]}"

@@ -39,7 +39,7 @@ class ParetoCurve:
     bound_loss: NDArray[np.float64]
 
 
-def pareto_curve(problem: Problem, *, points: int = 100, vertices: int = 1000) -> ParetoCurve:
+def pareto_curve(problem: Problem, *, points: int = 200, vertices: int = 1000) -> ParetoCurve:
     """Best choices for budgets spread evenly from the least cost to the least loss, whatever the budget.
 
     Parameters

@@ -1,4 +1,4 @@
-"""The plan as a picture: stored bits of every layer in network order, and the mix of options over channels."""
+"""The plan as a picture: stored bits of every layer in network order, and the mix of its channels."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from .chart import SERIES, label_layers, layer_chart_width, option_colors
 from .plan import Plan
 
-__all__ = ["PlanNumbers", "draw_plan", "plan_numbers"]
+__all__ = ["PlanData", "draw_plan", "plan_data"]
 
 
-class PlanNumbers(NamedTuple):
+class PlanData(NamedTuple):
     """The numbers of a plan chart.
 
     Parameters
@@ -41,7 +41,7 @@ class PlanNumbers(NamedTuple):
     shares: NDArray[np.float64]
 
 
-def plan_numbers(plan: Plan) -> PlanNumbers:
+def plan_data(plan: Plan) -> PlanData:
     """Compute the numbers of a plan chart."""
     shares = [layer.option_shares() for layer in plan.layers]
     used = {option for share in shares for option in share}
@@ -49,7 +49,7 @@ def plan_numbers(plan: Plan) -> PlanNumbers:
     known = [option for option in plan.options if option in used]
     options = (*known, *sorted(used.difference(known)))
     megabytes = plan.complexity.size_bits / 8e6
-    return PlanNumbers(
+    return PlanData(
         title=(
             f"Plan for {plan.budget}, chosen per {plan.unit}: {plan.complexity.average_bits:.2f} bits per "
             f"weight, {megabytes:.3g} MB"
@@ -62,38 +62,38 @@ def plan_numbers(plan: Plan) -> PlanNumbers:
     )
 
 
-def draw_plan(numbers: PlanNumbers) -> Figure:
+def draw_plan(data: PlanData) -> Figure:
     """Draw a plan chart: bars of stored bits, divided by the share of channels that each option has.
 
-    One colour per option, light for few bits and dark for many; a dashed line marks the plan's average. The
+    One colour per option, dark for few bits and light for many; a dashed line marks the plan's average. The
     divisions show how many channels have an option, the height how many bits the layer takes per weight.
     """
-    layers = len(numbers.names)
-    figure = Figure(figsize=(layer_chart_width(layers), 5.2), layout="constrained")
+    layers = len(data.names)
+    width = layer_chart_width(layers)
+    figure = Figure(figsize=(width, 5.2), layout="constrained")
     axes = figure.add_subplot()
-    colors = option_colors(len(numbers.options))
+    colors = option_colors(len(data.options))
     position = np.arange(layers)
     bottom = np.zeros(layers)
-    for option, color, share in zip(numbers.options, colors, numbers.shares, strict=True):
-        height = share * numbers.mean_bits
-        axes.bar(
-            position, height, 0.86, bottom, color=color, edgecolor="white", linewidth=0.3, label=option
-        )
+    for option, color, share in zip(data.options, colors, data.shares, strict=True):
+        height = share * data.mean_bits
+        axes.bar(position, height, 0.86, bottom, color=color, edgecolor="white", linewidth=0.3, label=option)
         bottom += height
-    axes.axhline(numbers.average_bits, color=SERIES["black"], linestyle="--", linewidth=1)
+    axes.axhline(data.average_bits, color=SERIES["black"], linestyle="--", linewidth=1)
     axes.annotate(
-        f" average {numbers.average_bits:.2f}",
-        (layers - 0.3, numbers.average_bits),
+        f" average {data.average_bits:.2f}",
+        (layers - 0.3, data.average_bits),
         annotation_clip=False,
         va="center",
         fontsize=8,
     )
-    axes.set_ylabel("stored bits per weight")
-    axes.set_title(numbers.title, fontsize=10)
+    mixed = bool((data.shares.max(axis=0) < 1).any())
+    axes.set_ylabel("stored bits per weight" + ("\n(divided by share of channels)" if mixed else ""))
+    axes.set_title(data.title, fontsize=10)
     axes.grid(axis="y", linewidth=0.4, alpha=0.5)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    label_layers(axes, numbers.names)
-    columns = 1 + (len(numbers.options) - 1) // 14
+    label_layers(axes, data.names, width)
+    columns = 1 + (len(data.options) - 1) // 14
     figure.legend(loc="outside right upper", title="option", fontsize=8, ncols=columns, reverse=True)
     return figure

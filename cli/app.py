@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from click.core import ParameterSource
 
 from ..allocator import parse_budget, read_plan, write_plan
 from ..errors import InputError
 from ..quantizer import PointFit, Quantizer, Rounding, StepSearch, parse_options
-from ..sensitivity import FisherSettings, Labels, read_profile, solve_plan
+from ..sensitivity import FisherSettings, Labels, check_feasible, read_profile, solve_plan
 from .arguments import (
     BudgetArg,
     CorrectArg,
@@ -48,6 +47,7 @@ from .arguments import (
     TimeArg,
     UnitArg,
     UnitChoice,
+    VersionArg,
     WeightsArg,
 )
 from .charts import draw_charts
@@ -91,7 +91,6 @@ app = typer.Typer(
     name="allocate",
     help=HELP,
     rich_markup_mode="rich",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -126,9 +125,13 @@ def allocate(
     device: DeviceArg = "cpu",
     json_: JsonArg = False,
     quiet: QuietArg = False,
+    version: VersionArg = False,
 ) -> None:
     if context.invoked_subcommand is not None:
         _refuse_early_options(context)
+        return
+    if not _given(context):
+        typer.echo(context.get_help())
         return
     if budget is None:
         raise InputError("say how much may be spent: --budget 4b, or 300KiB, or 25%")
@@ -139,6 +142,8 @@ def allocate(
     folder.prepare(folder.finished(), force=force)
     job = Job(folder, reporter)
     inputs = source.load()
+    # With auto, a plan per layer is enough.
+    check_feasible(inputs.network, scoring.options, budget, "channel" if unit == "channel" else "layer")
     profile, arrays = job.profile(inputs, scoring, force=force)
     plans = job.solve(profile, arrays, budget, unit.value, time_limit)
     judged = job.finalize(inputs, profile, plans, correct=bias_correction)
@@ -150,7 +155,7 @@ def allocate(
         plan = plan.model_copy(update={"measured": held_out[0]})
         uniform_quality = held_out[1] if uniform else None
     job.save(inputs, plan, judged.kept.finalized)
-    charts = draw_charts(folder, profile, arrays, plan, judged)
+    charts = draw_charts(folder, profile, arrays, plan)
     if json_:
         _print_json(plan, folder, seconds=job.seconds, charts=charts)
         return
@@ -159,9 +164,8 @@ def allocate(
     for line in plan_lines(plan):
         reporter.result(line)
     stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in job.seconds.items())
-    reporter.say(
-        f"wrote {folder.path}: plan.json, weights.safetensors, program.json, profile.json, {', '.join(charts)}"
-    )
+    files = ("plan.json", "weights.safetensors", "program.json", "profile.json", *charts)
+    reporter.say(f"wrote {folder.path}: {', '.join(files)}")
     reporter.say(f"seconds: {stages}")
 
 
@@ -242,7 +246,8 @@ def finalize(
 ) -> None:
     """Compute the integer weights of a plan, also of one edited by hand, and measure what it is worth.
 
-    With a profile the best uniform plan within the budget competes, and is kept where it measures better.
+    The best uniform plan within the budget competes, and is kept where it measures better; not with a plan
+    edited by hand, unless --profile is given.
     """
     source = _source(model, weights, data, eval_data, mean, std, samples, device)
     reporter, folder = Reporter(quiet), RunFolder(out)
@@ -250,8 +255,7 @@ def finalize(
     chosen = job.edited(read_plan(plan or folder.plan))
     folder.prepare(folder.finished()[1:] if plan is None else folder.finished(), force=force)
     inputs = source.load()
-    scores = read_profile(profile)[0] if profile is not None else None
-    judged = job.finalize(inputs, scores, [chosen], correct=bias_correction)
+    judged = job.finalize(inputs, job.profile_of(chosen, profile), [chosen], correct=bias_correction)
     kept = judged.kept.plan
     held_out = job.judge_held_out(inputs, [judged.kept.finalized])
     if held_out:
@@ -299,7 +303,7 @@ def plot(run: RunArg = OUT, quiet: QuietArg = False) -> None:
     folder = RunFolder(run)
     scores, arrays = read_profile(folder.profile)
     plan = read_plan(folder.plan) if folder.plan.exists() else None
-    Reporter(quiet).say(f"wrote {', '.join(draw_charts(folder, scores, arrays, plan, None))} to {run}")
+    Reporter(quiet).say(f"wrote {', '.join(draw_charts(folder, scores, arrays, plan))} to {run}")
 
 
 def _report(plan: Any, folder: RunFolder, reporter: Reporter, json_: bool) -> None:
@@ -351,12 +355,16 @@ def _source(
     )
 
 
+def _given(context: typer.Context) -> list[str]:
+    """Parameters that were written on the command line."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+
+
 def _refuse_early_options(context: typer.Context) -> None:
     """Options before a stage's name would be ignored without a word."""
-    for name in context.params:
-        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
-            option = name.rstrip("_").replace("_", "-")
-            stage = context.invoked_subcommand
-            raise InputError(
-                f"--{option} stands before '{stage}'; write it behind: allocate {stage} --{option} ..."
-            )
+    for name in _given(context):
+        option, stage = name.rstrip("_").replace("_", "-"), context.invoked_subcommand
+        raise InputError(
+            f"--{option} stands before '{stage}'; write it behind: allocate {stage} --{option} ..."
+        )

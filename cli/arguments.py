@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -46,6 +47,7 @@ __all__ = [
     "TimeArg",
     "UnitArg",
     "UnitChoice",
+    "VersionArg",
     "WeightsArg",
 ]
 
@@ -72,6 +74,12 @@ class MethodChoice(enum.StrEnum):
     EXACT = "exact"
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"apportion {version('apportion')}")
+        raise typer.Exit
+
+
 NETWORK, SCORES, RUN = "Network and data", "Scores", "Run"
 
 ModelArg = Annotated[
@@ -87,8 +95,8 @@ WeightsArg = Annotated[
 DataArg = Annotated[
     str | None,
     typer.Option(
-        help="Calibration inputs: .npz or .safetensors (file.npz:train takes train_images), a folder or .zip of "
-        "images, or file.py:loader.",
+        help="Calibration inputs: .npz or .safetensors (file.npz:train takes train_images), a folder or "
+        ".zip of images, or file.py:loader.",
         rich_help_panel=NETWORK,
     ),
 ]
@@ -141,7 +149,8 @@ SolveUnitArg = Annotated[
 UnitArg = Annotated[
     UnitChoice,
     typer.Option(
-        help="Choose per layer or per output channel; auto solves both and keeps the one that measures better.",
+        help="Choose per layer or per output channel; auto solves both and keeps the one that measures "
+        "better.",
         rich_help_panel=RUN,
     ),
 ]
@@ -160,7 +169,9 @@ TimeArg = Annotated[
 ]
 OutArg = Annotated[Path, typer.Option("--out", "-o", help="Folder for all results.", rich_help_panel=RUN)]
 ForceArg = Annotated[bool, typer.Option("--force", help="Replace what is there.", rich_help_panel=RUN)]
-SeedArg = Annotated[int, typer.Option(min=0, help="Seed of all random draws.", rich_help_panel=RUN)]
+SeedArg = Annotated[
+    int, typer.Option(min=0, max=2**32 - 1, help="Seed of all random draws.", rich_help_panel=RUN)
+]
 DeviceArg = Annotated[str, typer.Option(help="cpu, cuda or cuda:1.", rich_help_panel=RUN)]
 JsonArg = Annotated[
     bool, typer.Option("--json", help="One JSON object on standard output.", rich_help_panel=RUN)
@@ -174,4 +185,8 @@ ProfileArg = Annotated[
 ]
 RunArg = Annotated[Path, typer.Argument(help="Folder of a run.")]
 DocumentArg = Annotated[Path, typer.Argument(help="Folder of a run, a plan.json or a profile.json.")]
+VersionArg = Annotated[
+    bool,
+    typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_print_version),
+]
 QuietArg = Annotated[bool, typer.Option("--quiet", "-q", help="No messages.", rich_help_panel=RUN)]

@@ -2,20 +2,62 @@
 
 from __future__ import annotations
 
-from ..allocator import Plan
-from ..reconstruct import Judged
-from ..sensitivity import Profile, ProfileArrays
+from ..allocator import (
+    ParetoPoint,
+    Plan,
+    draw_pareto,
+    draw_plan,
+    pareto_curve,
+    pareto_data,
+    plan_data,
+    save_figure,
+)
+from ..sensitivity import (
+    Profile,
+    ProfileArrays,
+    draw_sensitivity,
+    problem_of,
+    sensitivity_numbers,
+    uniform_options,
+)
 from .folder import RunFolder
 
 __all__ = ["draw_charts"]
 
 
 def draw_charts(
-    folder: RunFolder,
-    profile: Profile,
-    arrays: ProfileArrays | None,
-    plan: Plan | None,
-    judged: Judged | None,
+    folder: RunFolder, profile: Profile, arrays: ProfileArrays | None, plan: Plan | None
 ) -> list[str]:
-    """File names of the charts."""
-    return []
+    """Draw what the documents allow, each as PNG and SVG; names of the files."""
+    figures = {"sensitivity": draw_sensitivity(sensitivity_numbers(profile, plan))}
+    if plan is not None:
+        # A uniform plan that was kept stands on the curve of the layer plans it competed with.
+        unit = plan.unit if arrays is not None else "layer"
+        curve = pareto_curve(problem_of(profile, arrays, unit, 0))
+        point, uniform = _points(profile, arrays, plan)
+        figures["pareto"] = draw_pareto(pareto_data(curve, plan.complexity, plan=point, uniform=uniform))
+        figures["plan"] = draw_plan(plan_data(plan))
+    written = []
+    for name, figure in figures.items():
+        written.extend(path.name for path in save_figure(figure, folder.path / name))
+    return written
+
+
+def _points(
+    profile: Profile, arrays: ProfileArrays | None, plan: Plan
+) -> tuple[ParetoPoint, list[ParetoPoint]]:
+    """The plan and the uniform options, with what was measured of them on the same data."""
+    guard, weight_bits = plan.guard, plan.complexity.size_bits - plan.complexity.fixed_bits
+    measured = plan.measured.loss if plan.measured else None
+    if guard is not None:
+        measured = guard.plan_loss if guard.kept == "plan" else guard.uniform_loss
+    uniform = [
+        ParetoPoint(
+            option,
+            size_bits,
+            predicted,
+            guard.uniform_loss if guard is not None and guard.option == option else None,
+        )
+        for option, (size_bits, predicted) in uniform_options(profile, arrays, plan.unit).items()
+    ]
+    return ParetoPoint("plan", weight_bits, plan.predicted_loss, measured), uniform

@@ -25,8 +25,10 @@ class Reporter:
     """
 
     quiet: bool = False
-    console: Console = field(default_factory=lambda: Console(stderr=True, highlight=False, soft_wrap=True))
-    output: Console = field(default_factory=lambda: Console(highlight=False, markup=False))
+    console: Console = field(
+        default_factory=lambda: Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+    )
+    output: Console = field(default_factory=lambda: Console(highlight=False, markup=False, emoji=False))
 
     def say(self, message: str) -> None:
         """One line about what was done."""

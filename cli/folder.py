@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ class RunFolder:
         return self.plan, self.path / WEIGHTS, self.path / PROGRAM
 
     def prepare(self, outputs: tuple[Path, ...], *, force: bool) -> None:
-        """Make the folder and see that it can be written, before any work is done.
+        """See that the outputs can be written, before any work is done; nothing is made yet.
 
         Raises
         ------
@@ -49,11 +50,13 @@ class RunFolder:
         existing = [path.name for path in outputs if path.exists()]
         if existing and not force:
             raise InputError(
-                f"{self.path} already holds {', '.join(existing)}; choose another --out, or --force to replace"
+                f"{self.path} already holds {', '.join(existing)}; choose another --out, or --force to "
+                "replace"
             )
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.path):
+            # A folder that does not exist yet can be made where the nearest one above it can be written.
+            nearest = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
+            with tempfile.TemporaryFile(dir=nearest):
                 pass
         except OSError as error:
             raise InputError(
@@ -61,5 +64,8 @@ class RunFolder:
             ) from error
 
     def drop_parts(self) -> None:
-        """Remove the partial sums once the profile is written."""
-        shutil.rmtree(self.parts, ignore_errors=True)
+        """Remove the partial sums, and the folder where they were all it held."""
+        if self.parts.exists():
+            shutil.rmtree(self.parts, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                self.path.rmdir()

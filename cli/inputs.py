@@ -17,7 +17,9 @@ __all__ = ["DEMO", "Inputs", "Source", "bytes_of", "numbers_of"]
 DEMO = "digits"
 """Name of the embedded network and data, used when no model is given."""
 
+DEVICES = ("cpu", "cuda")
 MEMORY_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
+LEAST_MEMORY, GREATEST_MEMORY = 2**20, 2**50
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Source:
             Anything that is missing, unreadable or does not fit; says which and why.
         """
         device = _device(self.device)
+        held_out: Data | None
         if self.model is None:
             calibration, held_out = self._demo_data()
             name = DEMO
@@ -59,8 +62,8 @@ class Source:
         else:
             if self.data is None:
                 raise InputError(
-                    f"model {self.model} needs calibration data: give --data with a .npz, a .safetensors, a folder "
-                    "of images or file.py:loader"
+                    f"model {self.model} needs calibration data: give --data with a .npz, a .safetensors, "
+                    "a folder of images or file.py:loader"
                 )
             calibration = self._data(self.data, self.samples)
             held_out = self._data(self.eval_data, None) if self.eval_data is not None else None
@@ -104,12 +107,12 @@ def bytes_of(text: str) -> int:
     Raises
     ------
     InputError
-        Not such a size, or less than a mebibyte.
+        Not such a size, or out of range.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?I?)B?", text.strip().upper())
     size = float(match[1]) * MEMORY_UNITS.get(match[2], 0) if match else 0.0
-    if size < 2**20:
-        raise InputError(f"--memory is '{text}'; give a size of at least 1MiB, such as 2GiB or 500MB")
+    if not LEAST_MEMORY <= size <= GREATEST_MEMORY:
+        raise InputError(f"--memory is '{text}'; give a size from 1MiB to 1024TiB, such as 2GiB or 500MB")
     return int(size)
 
 
@@ -121,6 +124,8 @@ def _first(data: Data, count: int | None) -> Data:
 def _device(text: str) -> torch.device:
     try:
         device = torch.device(text)
+        if device.type not in DEVICES:
+            raise RuntimeError(f"devices are of type {' or '.join(DEVICES)}")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split("\n", 1)[0]

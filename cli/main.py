@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-import click
+import torch
+import typer
 from rich.console import Console
+from safetensors import SafetensorError
 
 from ..errors import ApportionError
 from .app import app
@@ -32,25 +34,26 @@ def _run(arguments: Sequence[str] | None) -> int:
         code = app(args=None if arguments is None else list(arguments), standalone_mode=False)
     except ApportionError as error:
         return _complain(str(error), BAD_INPUT)
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message())
-        return OK
-    except click.ClickException as error:
+    except typer.TyperException as error:
+        # How typer says that an argument is unknown, missing or out of range.
         return _complain(error.format_message(), BAD_INPUT)
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         return _complain(
             "interrupted; what is complete is kept, and the same command goes on from it", FAILED
         )
-    except MemoryError:
+    except (MemoryError, torch.OutOfMemoryError):
         return _complain("out of memory; lower --memory or --samples", FAILED)
     except OSError as error:
         return _complain(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), FAILED)
+    except SafetensorError as error:
+        # Reading refuses bad files by itself; this is writing, to a full disk for example.
+        return _complain(f"cannot write: {error}", FAILED)
     return code if isinstance(code, int) else OK
 
 
 def _complain(message: str, code: int) -> int:
     # One paragraph: a message may carry another library's line breaks.
-    Console(stderr=True, highlight=False, soft_wrap=True).print(
+    Console(stderr=True, highlight=False, emoji=False, soft_wrap=True).print(
         f"error: {' '.join(message.split())}", markup=False
     )
     return code

@@ -83,17 +83,21 @@ class Job:
                 self.reporter.say(f"scores: {where} fits and is used again")
                 return profile, arrays
         began = time.perf_counter()
-        with self.reporter.stage("scores") as progress:
-            profile, arrays = measure_profile(
-                network,
-                data,
-                scoring.options,
-                quantizer=scoring.quantizer,
-                method=scoring.method,
-                settings=scoring.settings,
-                store=self.folder.parts,
-                on_progress=progress,
-            )
+        try:
+            with self.reporter.stage("scores") as progress:
+                profile, arrays = measure_profile(
+                    network,
+                    data,
+                    scoring.options,
+                    quantizer=scoring.quantizer,
+                    method=scoring.method,
+                    settings=scoring.settings,
+                    store=self.folder.parts,
+                    on_progress=progress,
+                )
+        except InputError:
+            self.folder.drop_parts()
+            raise
         write_profile(where, profile, arrays)
         self.folder.drop_parts()
         self._took("profile", began)
@@ -121,6 +125,29 @@ class Job:
             plans.append(solve_plan(profile, arrays, budget, "layer", time_limit_s=time_limit_s))
         self._took("solve", began)
         return plans
+
+    def profile_of(self, plan: Plan, path: Path | None) -> Profile | None:
+        """The profile a plan was solved from, at `path` or else in the folder.
+
+        In the folder it need not be, and is not looked for where the plan was edited by hand: what a person
+        chose gives way to nothing.
+
+        Raises
+        ------
+        InputError
+            The profile at `path` is not the plan's.
+        """
+        if path is None and (plan.certificate is None or not self.folder.profile.exists()):
+            return None
+        profile, _ = read_profile(path or self.folder.profile)
+        if profile.fingerprint.text() == plan.profile:
+            return profile
+        if path is None:
+            return None
+        raise InputError(
+            f"the plan was solved from profile {plan.profile}, but {path} is {profile.fingerprint.text()}; "
+            "give the plan's own profile, or none"
+        )
 
     def finalize(
         self, inputs: Inputs, profile: Profile | None, plans: list[Plan], *, correct: bool

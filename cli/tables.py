@@ -63,8 +63,8 @@ def plan_lines(plan: Plan) -> list[str]:
     guard = plan.guard
     if guard is not None and guard.kept == "uniform":
         lines.append(
-            f"the uniform plan {guard.option} is kept: on {guard.data} it measured {guard.uniform_loss:.4g}, the "
-            f"solved plan {guard.plan_loss:.4g}"
+            f"the uniform plan {guard.option} is kept: on {guard.data} it measured "
+            f"{guard.uniform_loss:.4g}, the solved plan {guard.plan_loss:.4g}"
         )
     return lines
 

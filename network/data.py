@@ -189,7 +189,8 @@ def _read_arrays(path: Path, part: str | None) -> _Raw:
     try:
         if path.suffix == ".safetensors":
             return _select(load_file(path), part, path)
-        with np.load(path, allow_pickle=False) as arrays:
+        # numpy leaves a damaged file open when it opens it itself.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return _select(arrays, part, path)
     except InputError:
         raise

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
 
 from ..errors import InputError
 
-__all__ = ["is_arithmetic", "is_known_target", "operator_name", "operator_named"]
+__all__ = ["check_arguments", "is_arithmetic", "is_known_target", "operator_name", "operator_named"]
 
 # Arithmetic on sizes, which is traced as calls of Python's own functions.
 # fmt: off
@@ -89,3 +89,23 @@ def operator_named(name: str) -> Callable[..., Any]:
     if not isinstance(target, torch._ops.OpOverload) or target._schema.is_mutable:
         raise InputError(f"torch {torch.__version__} has no functional operator '{name}'")
     return target
+
+
+def check_arguments(target: Callable[..., Any], positional: int, keywords: Collection[str]) -> None:
+    """Check that a call gives an operator the arguments it needs and no others, whatever their types.
+
+    Raises
+    ------
+    InputError
+        An argument is missing, unknown, given twice or too many.
+    """
+    if not isinstance(target, torch._ops.OpOverload):
+        return
+    arguments = target._schema.arguments
+    names = [argument.name for argument in arguments]
+    given = [*names[:positional], *keywords]
+    needed = {argument.name for argument in arguments if not argument.has_default_value()}
+    if positional > len(names) or len(given) != len(set(given)) or not needed <= set(given) <= set(names):
+        raise InputError(
+            f"its call of {target} has {positional} arguments and {sorted(keywords)}; it takes {names}"
+        )

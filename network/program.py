@@ -18,7 +18,7 @@ from torch import Tensor, fx
 from ..documents import read_document, replace_file
 from ..errors import InputError
 from .network import InputShape, Network
-from .operators import operator_name, operator_named
+from .operators import check_arguments, operator_name, operator_named
 
 __all__ = ["load_program", "save_program"]
 
@@ -156,7 +156,9 @@ def _build(stored: StoredProgram, tensors: Mapping[str, Tensor]) -> Network:
             raise InputError(f"it computes the value '{node.name}' twice")
         args = tuple(load(argument) for argument in node.args)
         kwargs = {key: load(argument) for key, argument in node.kwargs.items()}
-        created = graph.create_node("call_function", operator_named(node.operator), args, kwargs, node.name)
+        operator = operator_named(node.operator)
+        check_arguments(operator, len(args), kwargs)
+        created = graph.create_node("call_function", operator, args, kwargs, node.name)
         if node.elements is not None:
             created.meta["elements"] = node.elements
         known[node.name] = created

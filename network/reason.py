@@ -17,7 +17,7 @@ __all__ = ["message_of", "quiet", "reason_of"]
 
 _MOST_CHARACTERS = 600
 # What torch adds to its messages for its own developers.
-_ASIDE_LINE = re.compile(r"For |If you suspect|The error above|Caused by|consider using|File ")
+_ASIDE_LINE = re.compile(r'For |If you suspect|The error above|Caused by|consider using|File "')
 _ASIDE = re.compile(
     r"For more information, run with \S+|\(Size-like symbols: \w+\)|\(unhinted: [^()]*(\([^()]*\))?\)"
 )

@@ -1,7 +1,8 @@
 """Scores: what every option of every layer costs in quality, and the document that keeps them."""
 
-from .chart import SensitivityData, draw_sensitivity, sensitivity_data
+from .chart import SensitivityNumbers, draw_sensitivity, sensitivity_numbers
 from .exact import ExactScores, score_exact
+from .feasible import check_feasible
 from .fisher import FisherScores, FisherSettings, score_fisher
 from .labels import Labels
 from .measure import check_profile, measure_profile, profile_fingerprint, tool_versions
@@ -18,10 +19,11 @@ __all__ = [
     "OptionScore",
     "Profile",
     "ProfileArrays",
-    "SensitivityData",
+    "SensitivityNumbers",
     "best_uniform_plan",
     "budget_bits",
     "channel_problem",
+    "check_feasible",
     "check_profile",
     "draw_sensitivity",
     "layer_problem",
@@ -31,7 +33,7 @@ __all__ = [
     "read_profile",
     "score_exact",
     "score_fisher",
-    "sensitivity_data",
+    "sensitivity_numbers",
     "solve_plan",
     "tool_versions",
     "uniform_options",

@@ -18,7 +18,7 @@ from ..allocator import Plan
 from ..errors import InputError
 from .profile import Profile
 
-__all__ = ["SensitivityData", "draw_sensitivity", "sensitivity_data"]
+__all__ = ["SensitivityNumbers", "draw_sensitivity", "sensitivity_numbers"]
 
 Colour: TypeAlias = tuple[float, float, float, float]
 
@@ -34,7 +34,7 @@ LONGEST_NAME = 32
 
 
 @dataclass(frozen=True, eq=False)
-class SensitivityData:
+class SensitivityNumbers:
     """The numbers of the chart.
 
     Attributes
@@ -67,7 +67,7 @@ class SensitivityData:
     share: NDArray[np.float64] | None
 
 
-def sensitivity_data(profile: Profile, plan: Plan | None = None) -> SensitivityData:
+def sensitivity_numbers(profile: Profile, plan: Plan | None = None) -> SensitivityNumbers:
     """The numbers of the sensitivity chart.
 
     Parameters
@@ -89,7 +89,7 @@ def sensitivity_data(profile: Profile, plan: Plan | None = None) -> SensitivityD
     positive = loss[loss > 0]
     floor = float(positive.min()) / 2 if positive.size else 1e-12
     parsed = profile.parsed_options()
-    return SensitivityData(
+    return SensitivityNumbers(
         layers=tuple(layer.name for layer in profile.layers),
         options=profile.options,
         code_bits=np.array([option.bits * option.points for option in parsed], np.float64),
@@ -103,28 +103,33 @@ def sensitivity_data(profile: Profile, plan: Plan | None = None) -> SensitivityD
     )
 
 
-def draw_sensitivity(data: SensitivityData, *, title: str = "Sensitivity of the layers") -> Figure:
+def draw_sensitivity(numbers: SensitivityNumbers, *, title: str = "Sensitivity of the layers") -> Figure:
     """Draw loss over layers, one mark per option on a logarithmic axis, with one standard error each way.
 
-    Options are ordered from dark (few bits) to light (many). Up to ten have a marker and a place in the
-    legend each; beyond that a colour scale shows their bits, and markers tell the number of points. What a
-    plan chose is ringed; of a layer with mixed channels every option used has a ring whose area is its share.
+    Colours go from light (few bits) to dark (many), also in grey. Up to ten options have a marker and a
+    place in the legend each; beyond that a colour scale shows their bits, and markers tell the number of
+    points. What a plan chose is ringed; of a layer with mixed channels every option used has a ring, the
+    larger the more channels have it.
     """
-    count = len(data.layers)
+    count = len(numbers.layers)
     width = min(max(INCHES_PER_LAYER * count + 3.0, NARROWEST_INCHES), WIDEST_INCHES)
     figure = Figure(figsize=(width, 5.5), layout="constrained", dpi=120)
     axes = figure.add_subplot()
-    scale = Normalize(float(data.code_bits.min()), max(float(data.code_bits.max()), data.code_bits.min() + 1))
-    colours = _dark_part(colormaps["viridis"])
-    few = len(data.options) <= MOST_IN_LEGEND
-    markers = _markers(data, few=few)
-    for column in range(len(data.options)):
-        _draw_option(axes, data, column, colours(scale(data.code_bits[column])), markers[column], few=few)
-    if data.share is not None:
-        _draw_rings(axes, data, data.share)
-    _label(axes, data.layers, width)
+    scale = Normalize(
+        float(numbers.code_bits.min()), max(float(numbers.code_bits.max()), numbers.code_bits.min() + 1)
+    )
+    colours = ListedColormap(option_colors(256))
+    few = len(numbers.options) <= MOST_IN_LEGEND
+    markers = _markers(numbers, few=few)
+    for column in range(len(numbers.options)):
+        _draw_option(
+            axes, numbers, column, colours(scale(numbers.code_bits[column])), markers[column], few=few
+        )
+    if numbers.share is not None:
+        _draw_rings(axes, numbers, numbers.share)
+    _label(axes, numbers.layers, width)
     axes.set(title=title, ylabel="loss when only this layer is quantized\n(KL to the float network, nats)")
-    _explain(figure, axes, data, colours, scale, markers, few=few)
+    _explain(figure, axes, numbers, colours, scale, markers, few=few)
     return figure
 
 
@@ -152,53 +157,53 @@ def _shares(profile: Profile, plan: Plan) -> NDArray[np.float64]:
     return share
 
 
-def _dark_part(colours: Colormap) -> Colormap:
-    # The brightest yellows vanish on white paper; what is left still falls in lightness when printed grey.
-    return ListedColormap(colours(np.linspace(0.0, 0.9, 256)))
+def option_colors(count):
+    scale = colormaps["viridis_r"]
+    return [scale(0.06 + 0.94 * index / max(count - 1, 1)) for index in range(count)]
 
 
-def _markers(data: SensitivityData, *, few: bool) -> list[str]:
+def _markers(numbers: SensitivityNumbers, *, few: bool) -> list[str]:
     if few:
-        return list(MARKERS[: len(data.options)])
-    return [MARKERS[(int(points) - 1) % len(MARKERS)] for points in data.points]
+        return list(MARKERS[: len(numbers.options)])
+    return [MARKERS[(int(points) - 1) % len(MARKERS)] for points in numbers.points]
 
 
 def _draw_option(
     axes: Axes,
-    data: SensitivityData,
+    numbers: SensitivityNumbers,
     column: int,
     colour: Colour,
     marker: str,
     *,
     few: bool,
 ) -> None:
-    loss = np.maximum(data.loss[:, column], data.floor)
+    loss = np.maximum(numbers.loss[:, column], numbers.floor)
     axes.errorbar(
-        np.arange(len(loss)) + _offset(data, column),
+        np.arange(len(loss)) + _offset(numbers, column),
         loss,
-        yerr=[loss - data.low[:, column], data.high[:, column] - loss],
+        yerr=[loss - numbers.low[:, column], numbers.high[:, column] - loss],
         color=colour,
         marker=marker,
         markersize=5.0 if few else 4.0,
         markeredgewidth=0.0,
         linestyle="none",
         elinewidth=1.0 if few else 0.6,
-        label=data.options[column],
+        label=numbers.options[column],
         zorder=2.0,
     )
 
 
-def _offset(data: SensitivityData, column: NDArray[np.intp] | int) -> NDArray[np.float64]:
+def _offset(numbers: SensitivityNumbers, column: NDArray[np.intp] | int) -> NDArray[np.float64]:
     """Where an option stands within its layer's place, from left (first) to right (last)."""
-    count = len(data.options)
+    count = len(numbers.options)
     return SPREAD * ((np.asarray(column) + 0.5) / count - 0.5)
 
 
-def _draw_rings(axes: Axes, data: SensitivityData, share: NDArray[np.float64]) -> None:
+def _draw_rings(axes: Axes, numbers: SensitivityNumbers, share: NDArray[np.float64]) -> None:
     rows, columns = share.nonzero()
     axes.scatter(
-        rows + _offset(data, columns),
-        np.maximum(data.loss[rows, columns], data.floor),
+        rows + _offset(numbers, columns),
+        np.maximum(numbers.loss[rows, columns], numbers.floor),
         s=SMALLEST_RING_AREA + (WIDEST_RING_AREA - SMALLEST_RING_AREA) * share[rows, columns],
         facecolors="none",
         edgecolors="black",
@@ -244,7 +249,7 @@ def _shortened(name: str) -> str:
 def _explain(
     figure: Figure,
     axes: Axes,
-    data: SensitivityData,
+    numbers: SensitivityNumbers,
     colours: Colormap,
     scale: Normalize,
     markers: list[str],
@@ -259,19 +264,19 @@ def _explain(
     if few:
         entries = [
             mark(marker, colours(scale(bits)), option)
-            for option, bits, marker in zip(data.options, data.code_bits, markers, strict=True)
+            for option, bits, marker in zip(numbers.options, numbers.code_bits, markers, strict=True)
         ]
     else:
         bar = figure.colorbar(ScalarMappable(scale, colours), ax=axes, pad=0.01, aspect=30)
         bar.set_label("bits of the codes per weight (bits x points)")
-        kinds = dict(zip(data.points.tolist(), markers, strict=True))
+        kinds = dict(zip(numbers.points.tolist(), markers, strict=True))
         entries = [
             mark(kinds[points], "0.35", f"{points} point{'s' if points > 1 else ''}")
             for points in sorted(kinds)
         ]
-    if data.share is not None:
-        mixed = bool(((data.share > 0) & (data.share < 1)).any())
-        ring = mark("o", "black", "chosen; the area\nis the share\nof channels" if mixed else "chosen")
+    if numbers.share is not None:
+        mixed = bool(((numbers.share > 0) & (numbers.share < 1)).any())
+        ring = mark("o", "black", "chosen; the larger,\nthe more channels" if mixed else "chosen")
         ring.set(markerfacecolor="none", markersize=11.0)
         entries.append(ring)
     figure.legend(handles=entries, loc="outside right upper", frameon=False)

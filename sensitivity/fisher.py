@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..network import Data, Layer, LayerCall, Network, batches
+from ..network import Data, Layer, LayerCall, Network
 from ..quantizer import Option, Quantizer
 from .candidates import perturbations
 from .labels import Labels, cotangents, noise_count
@@ -51,13 +51,13 @@ class FisherScores:
     projections : Tensor, shape (samples, draws, layers, options), float32
         v[n, r, l, o], scaled so that ``1/2 sum_r v^2`` is the loss of sample n. Their products between
         layers are the joint Gram matrix.
-    channel_loss, channel_error : list of Tensor, one per layer, shape (channels, options), float64
+    channel_loss, channel_error : Tensor, shape (channels of all layers, options), float64
         Loss of quantizing one channel alone, mean over samples, and its standard error.
     """
 
     projections: Tensor
-    channel_loss: list[Tensor]
-    channel_error: list[Tensor]
+    channel_loss: Tensor
+    channel_error: Tensor
 
     def layer_loss(self) -> Tensor:
         """``1/2 mean_n sum_r v[n, r, l, o]^2``, shape (layers, options), float64."""
@@ -68,7 +68,7 @@ class FisherScores:
         loss = self._sample_loss()
         if len(loss) < 2:
             return torch.zeros_like(loss[0])
-        return loss.std(0) / len(loss) ** 0.5
+        return torch.std(loss, 0) / len(loss) ** 0.5
 
     def _sample_loss(self) -> Tensor:
         return self.projections.double().square().sum(1) / 2
@@ -115,24 +115,22 @@ def score_fisher(
     channel_loss: list[Tensor] = []
     channel_error: list[Tensor] = []
     for number, span in enumerate(spans):
-        kept = SpanStore.open(store, number, key)
-        deltas: dict[str, Tensor] | None = None
-        for part in batches(samples, chunk):
-            if part.start < kept.samples:
-                continue
-            if deltas is None:
-                deltas = {layer.name: perturbations(network, layer, options, quantizer) for layer in span}
-            inputs = data.inputs[part].to(network.device)
-            kept.add(*_chunk_scores(network, span, deltas, inputs, part.start, settings))
+        # Another memory bound cuts the layers into other spans, to which the sums kept do not belong.
+        kept = SpanStore.open(store, number, f"{key} {span[0].name} to {span[-1].name}")
+        if kept.samples < samples:
+            deltas = {layer.name: perturbations(network, layer, options, quantizer) for layer in span}
+        while kept.samples < samples:
+            first = kept.samples
+            inputs = data.inputs[first : first + chunk].to(network.device)
+            kept.add(*_chunk_scores(network, span, deltas, inputs, first, settings))
             if on_progress is not None:
-                on_progress(number * samples + part.stop, len(spans) * samples)
+                on_progress(number * samples + kept.samples, len(spans) * samples)
         kept.close()
         projections.append(kept.projections)
         mean, error = kept.channel_scores()
-        sizes = [layer.channels for layer in span]
-        channel_loss.extend(mean.split(sizes))
-        channel_error.extend(error.split(sizes))
-    return FisherScores(torch.cat(projections, 2), channel_loss, channel_error)
+        channel_loss.append(mean)
+        channel_error.append(error)
+    return FisherScores(torch.cat(projections, 2), torch.cat(channel_loss), torch.cat(channel_error))
 
 
 def _chunk_scores(

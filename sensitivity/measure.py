@@ -124,8 +124,8 @@ def measure_profile(
         loss, error = fisher.layer_loss(), fisher.layer_error()
         draws = fisher.projections.shape[1]
         arrays = ProfileArrays(
-            channel_loss=torch.cat(fisher.channel_loss),
-            channel_error=torch.cat(fisher.channel_error),
+            channel_loss=fisher.channel_loss,
+            channel_error=fisher.channel_error,
             projections=fisher.projections,
         )
     seconds = time.perf_counter() - began

@@ -14,6 +14,8 @@ from .profile import Profile, ProfileArrays
 
 __all__ = ["channel_problem", "layer_problem", "problem_of", "uniform_options"]
 
+Unit = Literal["layer", "channel"]
+
 
 def layer_problem(profile: Profile, budget_bits: int) -> Problem:
     """One unit per layer: its scores, and the bits of its codes and steps.
@@ -76,21 +78,27 @@ def channel_problem(profile: Profile, arrays: ProfileArrays | None, budget_bits:
     )
 
 
-def uniform_options(profile: Profile) -> dict[str, tuple[int, float]]:
-    """Options that every layer can take: bits of all weights, and predicted loss, when all take it."""
-    found: dict[str, tuple[int, float]] = {}
-    for option in profile.options:
-        scores = [score for layer in profile.layers for score in layer.scores if score.option == option]
-        if len(scores) == len(profile.layers):
-            found[option] = sum(score.size_bits for score in scores), sum(score.loss for score in scores)
-    return found
-
-
-Unit = Literal["layer", "channel"]
-
-
 def problem_of(profile: Profile, arrays: ProfileArrays | None, unit: Unit, budget_bits: int) -> Problem:
     """The problem at the given unit of choice."""
     if unit == "layer":
         return layer_problem(profile, budget_bits)
     return channel_problem(profile, arrays, budget_bits)
+
+
+def uniform_options(
+    profile: Profile, arrays: ProfileArrays | None = None, unit: Unit = "layer"
+) -> dict[str, tuple[int, float]]:
+    """Options that every layer can take: bits of all weights, and predicted loss, when all take it.
+
+    The prediction is the sum of the layers' scores, or of the channels' scores for unit "channel".
+    """
+    found: dict[str, tuple[int, float]] = {}
+    for column, option in enumerate(profile.options):
+        scores = [score for layer in profile.layers for score in layer.scores if score.option == option]
+        if len(scores) < len(profile.layers):
+            continue
+        loss = sum(score.loss for score in scores)
+        if unit == "channel" and arrays is not None:
+            loss = float(arrays.channel_loss[:, column].sum())
+        found[option] = sum(score.size_bits for score in scores), loss
+    return found

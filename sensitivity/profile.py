@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ..documents import read_document, replace_file, write_document
@@ -206,11 +206,18 @@ def read_profile(path: Path) -> tuple[Profile, ProfileArrays | None]:
         return profile, None
     beside = arrays_path(path)
     try:
-        tensors = load_file(beside)
+        with safe_open(beside, framework="pt") as file:
+            owner = (file.metadata() or {}).get("fingerprint")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (OSError, SafetensorError) as error:
         raise InputError(
             f"cannot read {beside}, which belongs to profile {path}: {error}; profile again"
         ) from error
+    if owner != profile.fingerprint.text():
+        raise InputError(
+            f"{beside} was written with another profile than {path} (fingerprint {owner} where the profile has "
+            f"{profile.fingerprint.text()}): the two do not belong together; profile again"
+        )
     channels = sum(layer.channels for layer in profile.layers)
     options = len(profile.options)
     expected = {

@@ -85,11 +85,11 @@ def _through_gradient(rows: Tensor, outgoing: Sequence[Tensor], deltas: Tensor, 
     per_group = len(deltas) // groups
     # A piece of every group's channels, so that the gradients of one piece are bounded.
     step = max(1, min(per_group, GRADIENT_FLOATS // (samples * groups * fan_in)))
-    grouped_deltas = deltas.unflatten(0, (groups, per_group)).transpose(2, 3)
-    grouped_result = result.unflatten(0, (groups, per_group))
+    grouped_deltas = deltas.view(groups, per_group, *deltas.shape[1:]).transpose(2, 3)
+    grouped_result = result.view(groups, per_group, *result.shape[1:])
     columns = rows.transpose(2, 3)
     for draw, cotangent in enumerate(outgoing):
-        grouped = cotangent.unflatten(1, (groups, per_group))
+        grouped = cotangent.reshape(samples, groups, per_group, -1)
         for start in range(0, per_group, step):
             part = slice(start, start + step)
             # (samples, groups, channels, fan_in), then one product per channel over all samples
@@ -100,7 +100,7 @@ def _through_gradient(rows: Tensor, outgoing: Sequence[Tensor], deltas: Tensor, 
 def _through_output(rows: Tensor, outgoing: Sequence[Tensor], deltas: Tensor, result: Tensor) -> None:
     samples, groups, _, positions = rows.shape
     channels, options, _ = deltas.shape
-    grouped = deltas.unflatten(0, (groups, channels // groups)).flatten(1, 2)
+    grouped = deltas.reshape(groups, channels // groups * options, -1)
     outputs = (grouped @ rows).view(samples, channels, options, positions)
     for draw, cotangent in enumerate(outgoing):
         result[:, :, draw] = (outputs @ cotangent[..., None])[..., 0].transpose(0, 1)

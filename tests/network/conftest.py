@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from apportion.network import Network, capture
 from torch import Tensor, nn
+
+from apportion.network import Network, capture
 
 ASSETS = Path(os.environ.get("APPORTION_ASSETS", Path(__file__).parents[3] / "shared" / "assets"))
 
@@ -52,8 +53,9 @@ def lively(module: nn.Module, seed: int = 0) -> nn.Module:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _two_threads() -> None:
-    torch.set_num_threads(2)
+def _one_thread() -> None:
+    # Threads that wait for each other are slow where the processors are shared.
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", name="lively")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import networkx as nx
 import torch
-from apportion.network import Network, capture
 from torch import Tensor, nn
+
+from apportion.network import Network, capture
 
 
 def shown(network: Network) -> list[list[str]]:

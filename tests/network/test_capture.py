@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from apportion.errors import InputError
 from apportion.network import Network, capture
-from torch import Tensor, nn
 
 
 class Body(nn.Module):

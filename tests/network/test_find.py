@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from apportion.network import LayerCall, Network, capture, from_rows, rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+
+from apportion.network import LayerCall, Network, capture, from_rows, rows
 
 
 def layers(network: Network) -> dict[str, tuple[str, int, int, int, int]]:

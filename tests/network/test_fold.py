@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from apportion.errors import InputError
-from apportion.network import Network, capture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+
+from apportion.errors import InputError
+from apportion.network import Network, capture
 
 Lively = Callable[..., nn.Module]
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from apportion.errors import InputError
-from apportion.network import Network, capture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+
+from apportion.errors import InputError
+from apportion.network import Network, capture
 
 
 @given(cuts=st.sets(st.integers(0, 4), min_size=1), changed=st.integers(0, 4), seed=st.integers(0, 2**31))

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from apportion.errors import InputError
 from apportion.network import LayerCall, Network, capture
-from torch import Tensor, nn
 
 
 def test_overriding_every_tensor_with_itself_changes_nothing(mixed_network: Network, images: Tensor) -> None:

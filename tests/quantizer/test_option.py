@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 
 import pytest
-from apportion.errors import InputError
-from apportion.quantizer import Option, StepUnit, parse_option, parse_options
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from apportion.errors import InputError
+from apportion.quantizer import Option, StepUnit, parse_option, parse_options
 
 units = st.one_of(
     st.just((StepUnit.CHANNEL, 0)),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from apportion.errors import InputError
-from apportion.quantizer import pack_codes, packed_bytes, unpack_codes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+
+from apportion.errors import InputError
+from apportion.quantizer import pack_codes, packed_bytes, unpack_codes
 
 
 def random_codes(count: int, bits: int, seed: int) -> Tensor:

@@ -6,10 +6,11 @@ import itertools
 
 import pytest
 import torch
-from apportion.quantizer import Points, Rounding, StepSearch, fit_greedy, fit_joint, fit_point
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+
+from apportion.quantizer import Points, Rounding, StepSearch, fit_greedy, fit_joint, fit_point
 
 # Least number of weights from which the laws about total error hold; shorter rows are in results/points.md.
 LONG_WEIGHTS = 64

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
 from apportion.errors import InputError
 from apportion.quantizer import (
     Option,
@@ -18,9 +22,6 @@ from apportion.quantizer import (
     parse_option,
     steps_to_half,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import Tensor
 
 OPTIONS = ["w4", "w2x2", "w8t", "w2x2t", "w3g8", "w2x3g8", "w4x2", "w3x4"]
 quantizers = st.sampled_from(

@@ -6,6 +6,10 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
 from apportion.errors import InputError
 from apportion.quantizer import (
     Grid,
@@ -18,9 +22,6 @@ from apportion.quantizer import (
     steps_from_half,
     steps_to_half,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import Tensor
 
 weights = st.floats(-100, 100, width=32)
 bit_widths = st.integers(2, 8)

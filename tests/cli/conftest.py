@@ -1,0 +1,177 @@
+"""The command run in this process, finished runs to start from, and networks and data that users might give."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from apportion.cli import main
+
+FAST = ("--samples", "64", "--options", "w2,w4,w8")
+"""Arguments that make the embedded digits a matter of a second."""
+
+FACTORIES = '''
+import torch
+from torch import nn
+
+
+def small():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 5))
+
+
+def without_layers():
+    return nn.Sequential(nn.ReLU(), nn.Flatten())
+
+
+def failing():
+    raise RuntimeError("the disk of the author is full")
+
+
+def with_nan():
+    module = small()
+    module[3].weight.data[2, 7] = float("nan")
+    return module
+
+
+def huge():
+    module = small()
+    module[0].weight.data *= 1e25
+    module[3].weight.data *= 1e-20
+    return module
+
+
+def not_a_module():
+    return 7
+'''
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left: its exit code and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """The one JSON object on standard output."""
+        return json.loads(self.out)
+
+
+def run(*arguments: object) -> Outcome:
+    """Run ``allocate`` with these arguments in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main([str(argument) for argument in arguments])
+        except SystemExit as stopped:
+            assert isinstance(stopped.code, int)
+            return Outcome(stopped.code, out.getvalue(), err.getvalue())
+    pytest.fail("the command did not exit")
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Every path below a folder, with the SHA-256 of files."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def allocate() -> Callable[..., Outcome]:
+    return run
+
+
+@pytest.fixture(scope="session")
+def fast() -> tuple[str, ...]:
+    return FAST
+
+
+@pytest.fixture(scope="session", name="contents")
+def contents_fixture() -> Callable[[Path], dict[str, str]]:
+    return contents
+
+
+@pytest.fixture
+def refused(tmp_path: Path) -> Callable[..., str]:
+    """Run a command that must be refused as bad input, leave everything as it was, and say why in a paragraph."""
+
+    def check(*arguments: object) -> str:
+        before = contents(tmp_path)
+        outcome = run(*arguments)
+        assert outcome.code == 2, outcome
+        assert outcome.out == ""
+        assert contents(tmp_path) == before
+        message = outcome.err.strip()
+        assert message.startswith("error: ")
+        assert "\n" not in message
+        assert "Traceback" not in message
+        return message
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def _whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    outcome = run("--budget", "4b", "--unit", "channel", "--out", folder, *FAST)
+    assert outcome.code == 0, outcome
+    return folder
+
+
+@pytest.fixture
+def finished(_whole_run: Path, tmp_path: Path) -> Path:
+    """A copy of a finished run over the digits: ``--budget 4b --unit channel``."""
+    return Path(shutil.copytree(_whole_run, tmp_path / "run"))
+
+
+@pytest.fixture
+def profiled(_whole_run: Path, tmp_path: Path) -> Path:
+    """A folder that holds only the profile of the digits."""
+    folder = tmp_path / "profiled"
+    folder.mkdir()
+    for name in ("profile.json", "profile.safetensors"):
+        shutil.copy(_whole_run / name, folder)
+    return folder
+
+
+@pytest.fixture
+def nets(tmp_path: Path) -> Path:
+    """A file of factories, as a user writes it."""
+    path = tmp_path / "nets.py"
+    path.write_text(FACTORIES)
+    return path
+
+
+@pytest.fixture
+def save_inputs(tmp_path: Path) -> Callable[..., Path]:
+    """Write a .npz file of inputs; by default 16 random ones that the small network takes."""
+
+    def save(inputs: Any = None, name: str = "inputs.npz", **arrays: Any) -> Path:
+        if inputs is None:
+            inputs = np.random.default_rng(0).normal(size=(16, 1, 8, 8)).astype(np.float32)
+        np.savez(tmp_path / name, inputs=inputs, **arrays)
+        return tmp_path / name
+
+    return save
