@@ -22,7 +22,6 @@ from apportion.network import float_logits
 from apportion.quantizer import parse_options
 from apportion.reconstruct import finalize_nearest, measure_finalized
 from apportion.sensitivity import (
-    FisherSettings,
     Profile,
     ProfileArrays,
     best_uniform_plan,
@@ -122,19 +121,19 @@ def _write(subject: Subject, cells: dict[str, dict[str, dict[str, float | str] |
         Table(
             f"{quantity} on held-out images",
             ["average stored bits", *BUDGETS],
-            [
-                [method, *(_shown(cells[method][budget], key) for budget in BUDGETS)]
-                for method in METHODS
-            ],
+            [[method, *(_shown(cells[method][budget], key) for budget in BUDGETS)] for method in METHODS],
         )
         for quantity, key in (("KL to the float network", "kl"), ("Top-1 in percent", "accuracy"))
     ]
     notes = [
-        f"{subject.name}, nearest rounding, weights only, options w2 to w8 with one step per channel. Fisher scores "
-        f"from {subject.calibration.name}, exact ones from {few}; judged on {subject.held_out.name}. Float top-1 "
-        f"{100 * float(some['float_accuracy']):.2f}%. All plans are within the budget with overheads counted.",
-        f"Per channel against per layer (both Fisher), geometric mean of the KL ratio over {', '.join(COMPARED)}: "
-        f"**{ratio:.3f}**. Per channel against the best uniform option that fits: {against_uniform:.3f}.",
+        f"{subject.name}, nearest rounding, weights only, options w2 to w8 with one step per channel. "
+        f"Fisher scores from {subject.calibration.name}, exact ones from {few}; judged on "
+        f"{subject.held_out.name}. Float top-1 {100 * float(some['float_accuracy']):.2f}%. All plans are within "
+        "the budget with overheads counted. A dash: no choice fits (one 4-bit point and its step take more than "
+        "4 bits).",
+        "Per channel against per layer (both Fisher), geometric mean of the KL ratio over "
+        f"{', '.join(COMPARED)}: **{ratio:.3f}**. Per channel against the best uniform option that fits: "
+        f"{against_uniform:.3f}.",
     ]
     name = f"plans_{subject.name}"
     write_report(
@@ -170,9 +169,7 @@ def _draw(subject: Subject, cells: dict[str, dict[str, dict[str, float | str] | 
     axes = figure.add_subplot()
     styles = zip(METHODS, ("#000000", "#0072B2", "#56B4E9", "#D55E00", "#009E73"), "xsodv", strict=True)
     for method, color, marker in styles:
-        points = [
-            (float(cell["average_bits"]), float(cell["kl"])) for cell in cells[method].values() if cell
-        ]
+        points = [(float(cell["average_bits"]), float(cell["kl"])) for cell in cells[method].values() if cell]
         axes.plot(*zip(*points, strict=True), color=color, marker=marker, label=method)
     axes.set_yscale("log")
     axes.set_xlabel("average stored bits per weight, overheads included")

@@ -141,9 +141,9 @@ def main() -> None:
             "(3 and 4 bits) of one point, and at most 0.4 of greedy. "
             + (f"Broken by: {'; '.join(broken)}." if broken else "All rows here keep them."),
             "On shorter rows greedy points of 3 and 4 bits are good already, and joint ones can be above 0.4 "
-            "of them, but are well below one point. Short rows cost more per weight: the sums of a row are sorted "
-            "whatever its length, they are fitted from more starts, and in the smallest groups here the "
-            "fixed cost of a call dominates.",
+            "of them, but are well below one point. Short rows cost more per weight: the sums of a row are "
+            "sorted whatever its length, they are fitted from more starts, and in the smallest groups here "
+            "the fixed cost of a call dominates.",
         ],
         {"lines": lines, "broken": broken},
     )

@@ -30,7 +30,8 @@ SETTINGS = (
     ("projected, 2 draws (default)", FisherSettings()),
     ("projected, 1 draw", FisherSettings(draws=1)),
     ("sampled labels, 2 draws", FisherSettings(labels=Labels.SAMPLED)),
-    ("all classes", FisherSettings(labels=Labels.ALL)),
+    ("projected, 2 draws, every image", FisherSettings(share=1.0)),
+    ("all classes, every image", FisherSettings(labels=Labels.ALL, share=1.0)),
 )
 REPEATS = 3
 
@@ -54,15 +55,15 @@ def main() -> None:
         data.append({"case": title, "options": text, **numbers})
         print(title, *rows, sep="\n", flush=True)
     notes = [
-        "Rank correlation (Spearman) and geometric-mean ratio of Fisher to exact scores, over all layers and "
-        "options. Exact scores replay the network from the changed layer on (prefix reuse). One forward pass is "
-        "one pass of the float network over the same images in batches of 64 under inference mode, the median of "
-        "repeats taken before and after. *Quantizing* is the step search and point fit of every option, needed by "
-        "both kinds of scores; totals include it, the column 'without quantizing' does not.",
+        "Rank correlation (Spearman) and geometric-mean ratio of Fisher to exact scores, over all layers "
+        "and options. Exact scores replay the network from the changed layer on (prefix reuse). One forward "
+        "pass is one pass of the float network over the same images in batches of 64 under inference mode, "
+        "the median of repeats taken before, between and after. *Quantizing* is the step search and point fit "
+        "of every option, needed by both kinds of scores; totals include it, the column 'without quantizing' "
+        "does not.",
     ]
-    write_report(
-        "scores", "Fisher scores against exact scores", "python benchmarks/scores.py", tables, notes, {"cases": data}
-    )
+    title = "Fisher scores against exact scores"
+    write_report("scores", title, "python benchmarks/scores.py", tables, notes, {"cases": data})
 
 
 def _case(

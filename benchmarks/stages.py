@@ -50,15 +50,15 @@ def main() -> None:
         rows.append([name, *(seconds.get(stage) for stage in STAGES), rest, total])
         print(rows[-1], flush=True)
     notes = [
-        "`allocate --budget 4b` with default settings: 7 options (w2 to w8), up to 512 calibration inputs (256 for "
-        "the ViT), plans per channel and per layer solved and measured, the uniform one too. *Rest* is starting "
-        "Python and torch, capturing the network, reading data, and charts.",
+        "`allocate --budget 4b` with default settings: 7 options (w2 to w8), up to 512 calibration inputs "
+        "(256 for the ViT), plans per channel and per layer solved and measured, the uniform one too. *Rest* "
+        "is starting Python and torch, capturing the network, reading data, and charts.",
     ]
     header = ["job", *(f"{stage}, s" for stage in STAGES), "rest, s", "whole, s"]
+    table = Table("Seconds", header, rows)
     write_report(
-        "stages", "Whole job by stage", "python benchmarks/stages.py", [Table("Seconds", header, rows)], notes,
-        {"rows": rows},
-    )  # fmt: skip
+        "stages", "Whole job by stage", "python benchmarks/stages.py", [table], notes, {"rows": rows}
+    )
 
 
 if __name__ == "__main__":

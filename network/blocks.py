@@ -41,7 +41,8 @@ class Block:
     Attributes
     ----------
     entry : str
-        The node whose value enters the block; it belongs to the block before.
+        The node whose value enters the block; it belongs to the block before. `(input)` where several
+        inputs enter.
     exit : str
         The node whose value leaves the block.
     layers : tuple of Layer
@@ -125,7 +126,7 @@ def _pieces(graph: fx.Graph, layers: tuple[Layer, ...]) -> list[_Piece]:
             pointwise=all(_is_pointwise(nodes[name]) for name in (*inside[index], exit_)),
         )
         for index, (entry, exit_) in enumerate(pairwise(spine))
-        if entry != _SOURCE
+        if nodes[exit_].op != "placeholder"
     ]
 
 

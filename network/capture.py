@@ -144,14 +144,18 @@ def _network(program: ExportedProgram, samples: tuple[Tensor, ...], prefix: str 
 def _count_elements(graph: fx.Graph, tensors: Mapping[str, Tensor], samples: tuple[Tensor, ...]) -> None:
     """Run once, and note on each node how many elements its result has for one sample."""
     schedule = Schedule(graph, {})
-    nodes = {node.name: node for node in graph.nodes}
     values = schedule.start(samples)
+    # What depends on no input is computed once for all samples.
+    per_sample = set(graph.find_nodes(op="placeholder"))
     with torch.inference_mode():
-        for index, step in enumerate(schedule.steps):
+        operations = (node for node in graph.nodes if node.op == "call_function")
+        for index, node in enumerate(operations):
             schedule.advance(values, tensors, index, index + 1)
-            results = tensors_in(values.get(step.name))
+            per_sample.update([node] if per_sample.intersection(node.all_input_nodes) else [])
+            results = tensors_in(values.get(node.name))
             if results:
-                nodes[step.name].meta["elements"] = sum(tensor.numel() for tensor in results) // _SAMPLES
+                elements = sum(tensor.numel() for tensor in results)
+                node.meta["elements"] = elements // _SAMPLES if node in per_sample else elements
 
 
 def _compare(given: Tensor, expected: Tensor, where: str) -> None:

@@ -112,7 +112,6 @@ def prune(graph: fx.Graph, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def _batch_norm(node: fx.Node) -> _BatchNorm | None:
     if node.target is aten.batch_norm.default:
         source, gain, shift, mean, variance, _, _, eps = node.args[:8]
-        result = node
     elif node.target is operator.getitem and node.args[1] == 0:
         norm = node.args[0]
         if not (
@@ -120,10 +119,9 @@ def _batch_norm(node: fx.Node) -> _BatchNorm | None:
         ):
             return None
         source, gain, shift, mean, variance, _, eps = norm.args
-        result = node
     else:
         return None
-    return _BatchNorm(result, source, gain, shift, mean, variance, eps)  # type: ignore[arg-type]
+    return _BatchNorm(node, source, gain, shift, mean, variance, eps)  # type: ignore[arg-type]
 
 
 def _can_fold(layer: fx.Node) -> bool:

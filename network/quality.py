@@ -69,7 +69,7 @@ def float_logits(network: Network, data: Data, batch: int = BATCH) -> Tensor:
     InputError
         The network's own output is NaN or infinite.
     """
-    logits = torch.cat([part for part in _outputs(network, data, None, batch)])
+    logits = torch.cat(list(_outputs(network, data, None, batch)))
     if not bool(torch.isfinite(logits).all()):
         raise InputError(
             f"the float network's output on data '{data.name}' is NaN or infinite; check its weights and "

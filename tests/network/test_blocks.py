@@ -97,6 +97,28 @@ def test_a_layer_on_constants_belongs_where_its_result_is_first_used() -> None:
     network = capture(Conditioned(), torch.randn(2, 4))
     check_laws(network)
     assert shown(network) == [["first"], ["shift", "second"]]
+    # And is computed once for all samples.
+    assert {layer.name: layer.macs for layer in network.layers}["shift"] == 12
+
+
+class TwoInputs(nn.Module):
+    """A layer for each input, then one for both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = nn.Linear(4, 4)
+        self.right = nn.Linear(3, 4)
+        self.both = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.both(self.left(x) * self.right(y))
+
+
+def test_layers_that_several_inputs_enter_are_one_block() -> None:
+    network = capture(TwoInputs(), (torch.randn(2, 4), torch.randn(2, 3)))
+    check_laws(network)
+    assert shown(network) == [["left", "right"], ["both"]]
+    assert network.blocks[0].entry == "(input)"
 
 
 def test_sizes_and_values_made_from_shapes_do_not_tie_blocks_together() -> None:

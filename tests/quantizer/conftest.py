@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,15 @@ def _convolution_rows(name: str) -> list[Tensor]:
         pytest.skip(f"{path.name} is not in the assets folder; set APPORTION_ASSETS to a folder that has it")
     weights = load_file(path)
     return [weight.flatten(1)[:ROWS_PER_LAYER] for weight in weights.values() if weight.dim() == 4]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Thousands of operations on small tensors: on a busy machine a second thread costs ten times as much."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
