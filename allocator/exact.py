@@ -2,29 +2,35 @@
 
 Units enter one after the other, those that matter most first; units that have not entered stand at their
 base, so every partial choice is also a whole one. A partial choice is dropped when another one costs no more
-and loses no more, or when its excess, with the least that the units to come must add to meet the budget or to
-use it, reaches that of the best choice found. The search ends when no unit to come has an option below that,
-most often after a few units (in the line of Pisinger, "A minimal algorithm for the multiple-choice knapsack
-problem", European Journal of Operational Research 83, 1995).
+and loses no more, or when its excess, with the least that the units to come must add, reaches that of the
+best choice found. The search ends when no unit to come has an option below that, most often after a few units
+(in the line of Pisinger, "A minimal algorithm for the multiple-choice knapsack problem", European Journal of
+Operational Research 83, 1995). Where there are too many partial choices, those over the last few units are
+listed from the other end and the two lists meet; where that is out of reach too, the list is thinned, and
+what is proven is the bound of what was thinned out.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .core import ROUNDING, Core
+from .relaxation import Rests
 from .solution import Status
+from .states import States, Trail, extend, undominated
 
 __all__ = ["SearchResult", "search_core"]
 
 MAX_STATES = 2**16
-"""Partial choices kept after each unit."""
+"""Partial choices kept after each unit while the search may still end with a proof."""
+THINNED_STATES = 2**12
+"""Partial choices kept once it cannot, and good choices are all that is left to find."""
+MAX_TAIL_BITS = 18
+"""All choices over the last units are listed when there are at most 2 to this power."""
 MAX_RECORDS = 2**25
 """Partial choices remembered in all, at 8 bytes each, so that the best one can be read back."""
 
@@ -48,50 +54,6 @@ class SearchResult:
     status: Status
 
 
-class _States(NamedTuple):
-    """Partial choices, rising in cost and falling in loss, relative to the base; arrays (states,).
-
-    `parent` is the partial choice that each extends, `entry` the core entry it adds (-1: the unit's base).
-    """
-
-    cost: NDArray[np.int64]
-    loss: NDArray[np.float64]
-    parent: NDArray[np.int32]
-    entry: NDArray[np.int32]
-
-    def take(self, index: NDArray[np.intp]) -> _States:
-        return _States(self.cost[index], self.loss[index], self.parent[index], self.entry[index])
-
-    @staticmethod
-    def join(parts: Sequence[_States]) -> _States:
-        return _States(
-            np.concatenate([part.cost for part in parts]),
-            np.concatenate([part.loss for part in parts]),
-            np.concatenate([part.parent for part in parts]),
-            np.concatenate([part.entry for part in parts]),
-        )
-
-
-class _Step(NamedTuple):
-    """One extension: of which state after how many records, by which entry."""
-
-    records: int
-    parent: int
-    entry: int
-
-
-class _Prices(NamedTuple):
-    """Least excess per bit that the units to come add, by unit from which they are counted.
-
-    `fill` for a bit of slack that they use or leave, `free` for a bit over the budget that they give back;
-    `excess` is the least excess of any of their entries. Arrays (core units + 1,).
-    """
-
-    fill: NDArray[np.float64]
-    free: NDArray[np.float64]
-    excess: NDArray[np.float64]
-
-
 def search_core(core: Core, *, deadline: float | None = None) -> SearchResult:
     """Find the choice of least loss within the budget, or prove that the known one is it.
 
@@ -101,126 +63,140 @@ def search_core(core: Core, *, deadline: float | None = None) -> SearchResult:
         From `reduce_problem`.
     deadline : float, optional
         Time on `time.monotonic` at which to stop with what is found.
-
-    Notes
-    -----
-    Rounding: the sums along a partial choice take one rounding per unit, so after k units its excess is
-    wrong by at most (k + 8) roundings of the largest |loss| + price * |cost| seen. The reported gap holds
-    this twice: for the choice kept, and for the best choice dropped.
     """
-    prices = _prices_to_come(core)
-    states = _States(np.zeros(1, np.int64), np.zeros(1), np.zeros(1, np.int32), np.full(1, -1, np.int32))
-    best, best_step = core.known_excess, None
-    dropped, stopped = np.inf, None
-    records: list[tuple[NDArray[np.int32], NDArray[np.int32]]] = []
-    remembered, largest, rounding = 0, 0.0, core.rounding
+    search = _Search(core)
     for stage in range(len(core.first) - 1):
-        if not len(states.cost) or best <= max(prices.excess[stage], rounding):
+        if search.settled(stage):
             break
-        stopped = _out_of(remembered, deadline)
-        if stopped is not None:
-            dropped = min(dropped, float(_excess_bound(core, states, prices, stage).min()))
-            break
+        if search.trail.remembered > MAX_RECORDS:
+            return search.give_up(stage, Status.STATE_LIMIT)
+        if deadline is not None and time.monotonic() > deadline:
+            return search.give_up(stage, Status.TIME_LIMIT)
+        search.enter(stage)
+        if len(search.states.cost) > search.room:
+            if search.tail_bits(stage + 1) <= MAX_TAIL_BITS:
+                search.meet_tail(stage + 1)
+                break
+            search.thin(stage + 1)
+        search.trail.append(search.states)
+    return search.result(Status.STATE_LIMIT)
+
+
+class _Search:
+    """Partial choices over the units entered so far, and the best whole choice.
+
+    Invariant, up to `rounding`: every choice within the budget has an excess of at least `best` or of at
+    least `given_up`, or extends one of `states`, whose parents are the last partial choices on `trail`.
+    """
+
+    def __init__(self, core: Core) -> None:
+        self.core = core
+        self.states = States.base()
+        self.trail = Trail()
+        self.best = core.known_excess
+        self.best_entries: list[int] | None = None
+        self.given_up = np.inf
+        self._sums, self._largest = 8, 0.0
+        self._rests = Rests(core)
+
+    @property
+    def rounding(self) -> float:
+        """Greatest error of any excess: a rounding per unit entered, of the largest sum seen, and 8 more."""
+        return self.core.rounding + ROUNDING * self._sums * self._largest
+
+    def settled(self, stage: int) -> bool:
+        """Whether no choice that changes units from `stage` on can be better than the best."""
+        return not len(self.states.cost) or self.best <= max(self._rests.entry_excess[stage], self.rounding)
+
+    @property
+    def room(self) -> int:
+        """Most partial choices to keep."""
+        return MAX_STATES if self.given_up >= self.best else THINNED_STATES
+
+    def tail_bits(self, stage: int) -> float:
+        """Logarithm to base 2 of the number of choices over the units from `stage` on."""
+        return float(np.log2(np.diff(self.core.first[stage:]) + 1.0).sum())
+
+    def enter(self, stage: int) -> None:
+        """Extend the partial choices by a unit and keep those that may lead to a better choice."""
+        core = self.core
         entries = np.arange(core.first[stage], core.first[stage + 1])
-        entries = entries[core.entries.excess[entries] < best]
-        if not len(entries):
-            continue
-        largest = max(largest, _magnitude(core, states, entries))
-        states = _extend(core, states, prices, stage, entries, best)
-        within = int(np.searchsorted(states.cost, core.slack, side="right")) - 1
+        entries = entries[core.entries.excess[entries] < self.best]
+        self._note_sums(entries)
+        rest = self._rests.from_stage(stage + 1)
+        kept: list[States] = []
+        for part in extend(core, self.states, entries):
+            excess = part.loss + core.price * part.cost + rest.least_excess(core.slack - part.cost)
+            kept.append(part.take(np.flatnonzero(excess < self.best)))
+        self.states = undominated(kept)
         # Loss falls with cost, so the last one within the budget is the best.
-        if within >= 0 and states.loss[within] + core.price * core.slack < best:
-            best = float(states.loss[within]) + core.price * core.slack
-            best_step = _Step(len(records), int(states.parent[within]), int(states.entry[within]))
-        if len(states.cost) > MAX_STATES:
-            states, least_dropped = _thin(states, _excess_bound(core, states, prices, stage + 1))
-            dropped = min(dropped, least_dropped)
-        records.append((states.parent, states.entry))
-        remembered += len(states.cost)
-        rounding = core.rounding + ROUNDING * (len(records) + 8) * largest
-    gap = max(best - max(dropped, 0.0), 0.0) + 2 * rounding
-    status = Status.OPTIMAL if dropped >= best else stopped or Status.STATE_LIMIT
-    choice = None if best_step is None else _read_back(core, records, best_step)
-    return SearchResult(choice, gap, status)
+        within = int(np.searchsorted(self.states.cost, core.slack, side="right")) - 1
+        if within >= 0 and self._offer(float(self.states.loss[within])):
+            self.best_entries = self._entries(within)
 
+    def meet_tail(self, stage: int) -> None:
+        """List all choices over the units from `stage` on and join each partial choice with its best one."""
+        core = self.core
+        tail, trail = States.base(), Trail()
+        for unit in range(stage, len(core.first) - 1):
+            entries = np.arange(core.first[unit], core.first[unit + 1])
+            self._note_sums(entries)
+            tail = undominated(list(extend(core, tail, entries)))
+            trail.append(tail)
+        partner = np.searchsorted(tail.cost, core.slack - self.states.cost, side="right") - 1
+        loss = np.where(partner >= 0, self.states.loss + tail.loss[partner], np.inf)
+        joined = int(loss.argmin())
+        if self._offer(float(loss[joined])):
+            self.best_entries = self._entries(joined) + trail.entries(int(partner[joined]))
 
-def _out_of(remembered: int, deadline: float | None) -> Status | None:
-    if remembered > MAX_RECORDS:
-        return Status.STATE_LIMIT
-    if deadline is not None and time.monotonic() > deadline:
-        return Status.TIME_LIMIT
-    return None
+    def thin(self, stage: int) -> None:
+        """Keep the most promising of each run of neighbours in cost, and the least bound of the others."""
+        bound = self._bounds(stage)
+        run = -(-len(bound) // self.room)
+        padded = np.append(bound, np.full(-len(bound) % run, np.inf)).reshape(-1, run)
+        keep = np.zeros(padded.shape, np.bool_)
+        keep[np.arange(len(padded)), padded.argmin(axis=1)] = True
+        kept = keep.reshape(-1)[: len(bound)]
+        self.given_up = min(self.given_up, float(bound[~kept].min()))
+        self.states = self.states.take(np.flatnonzero(kept))
 
+    def give_up(self, stage: int, reason: Status) -> SearchResult:
+        """Stop before `stage` with the best choice found."""
+        self.given_up = min(self.given_up, float(self._bounds(stage).min()))
+        return self.result(reason)
 
-def _prices_to_come(core: Core) -> _Prices:
-    entries, starts = core.entries, core.first[:-1]
+    def result(self, reason: Status) -> SearchResult:
+        """The best choice; `reason` says why the search is not complete, where it is not."""
+        # Twice the rounding: of the choice kept, and of a better one that was wrongly dropped.
+        gap = max(self.best - max(self.given_up, 0.0), 0.0) + 2 * self.rounding
+        status = Status.OPTIMAL if self.given_up >= self.best else reason
+        if self.best_entries is None:
+            return SearchResult(None, gap, status)
+        choice = self.core.base.copy()
+        choice[self.core.entries.unit[self.best_entries]] = self.core.entries.option[self.best_entries]
+        return SearchResult(choice, gap, status)
 
-    def least_from(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        per_unit = np.append(np.minimum.reduceat(values, starts) if len(starts) else [], np.inf)
-        return np.minimum.accumulate(per_unit[::-1])[::-1]
+    def _bounds(self, stage: int) -> NDArray[np.float64]:
+        """Least excess of any choice that extends each partial choice by units from `stage` on."""
+        states, rest = self.states, self._rests.from_stage(stage)
+        bound: NDArray[np.float64] = states.loss + self.core.price * states.cost
+        return bound + rest.least_excess(self.core.slack - states.cost)
 
-    per_bit = entries.excess / np.maximum(np.abs(entries.cost), 1)
-    return _Prices(
-        fill=np.minimum(least_from(np.where(entries.cost > 0, per_bit, np.inf)), core.price),
-        free=least_from(np.where(entries.cost < 0, per_bit, np.inf)),
-        excess=least_from(entries.excess),
-    )
+    def _offer(self, loss: float) -> bool:
+        excess = loss + self.core.price * self.core.slack
+        if excess >= self.best:
+            return False
+        self.best = excess
+        return True
 
+    def _entries(self, index: int) -> list[int]:
+        entry = int(self.states.entry[index])
+        return self.trail.entries(int(self.states.parent[index])) + ([entry] if entry >= 0 else [])
 
-def _excess_bound(core: Core, states: _States, prices: _Prices, stage: int) -> NDArray[np.float64]:
-    """Least excess of any choice that extends each state by units from `stage` on."""
-    slack = core.slack - states.cost
-    rate = np.where(slack >= 0, prices.fill[stage], prices.free[stage])
-    bound: NDArray[np.float64] = states.loss + core.price * states.cost + np.abs(slack) * rate
-    return bound
-
-
-def _magnitude(core: Core, states: _States, entries: NDArray[np.intp]) -> float:
-    cost = np.abs(states.cost).max() + np.abs(core.entries.cost[entries]).max()
-    loss = np.abs(states.loss).max() + np.abs(core.entries.loss[entries]).max()
-    return float(loss + core.price * (cost + abs(core.slack)))
-
-
-def _extend(
-    core: Core, states: _States, prices: _Prices, stage: int, entries: NDArray[np.intp], best: float
-) -> _States:
-    """Let a unit stay at its base or take an entry; keep what is not dominated and may beat `best`."""
-    parts: list[_States] = []
-    for entry in (-1, *entries.tolist()):
-        cost = states.cost + (core.entries.cost[entry] if entry >= 0 else 0)
-        loss = states.loss + (core.entries.loss[entry] if entry >= 0 else 0.0)
-        moved = _States(cost, loss, states.parent, states.entry)
-        kept = np.flatnonzero(_excess_bound(core, moved, prices, stage + 1) < best)
-        parts.append(
-            _States(cost[kept], loss[kept], kept.astype(np.int32), np.full(len(kept), entry, np.int32))
-        )
-    joined = _States.join(parts)
-    # Every part is sorted already, which a stable sort makes use of.
-    joined = joined.take(np.argsort(joined.cost, kind="stable"))
-    undominated = np.ones(len(joined.loss), np.bool_)
-    undominated[1:] = joined.loss[1:] < np.minimum.accumulate(joined.loss)[:-1]
-    return joined.take(np.flatnonzero(undominated))
-
-
-def _thin(states: _States, bound: NDArray[np.float64]) -> tuple[_States, float]:
-    """Keep the best of each run of neighbours in cost; also returns the least bound of those dropped."""
-    run = -(-len(bound) // MAX_STATES)
-    padded = np.append(bound, np.full(-len(bound) % run, np.inf)).reshape(-1, run)
-    keep = np.zeros(padded.shape, np.bool_)
-    keep[np.arange(len(padded)), padded.argmin(axis=1)] = True
-    kept = keep.reshape(-1)[: len(bound)]
-    return states.take(np.flatnonzero(kept)), float(bound[~kept].min())
-
-
-def _read_back(
-    core: Core, records: list[tuple[NDArray[np.int32], NDArray[np.int32]]], last: _Step
-) -> NDArray[np.intp]:
-    choice = core.base.copy()
-    parent, entry = last.parent, last.entry
-    for index in range(last.records - 1, -2, -1):
-        if entry >= 0:
-            choice[core.entries.unit[entry]] = core.entries.option[entry]
-        if index >= 0:
-            parents, entries = records[index]
-            parent, entry = int(parents[parent]), int(entries[parent])
-    return choice
+    def _note_sums(self, entries: NDArray[np.intp]) -> None:
+        """Account for one more sum along every partial choice, over the budget too."""
+        core = self.core
+        cost = np.abs(self.states.cost).max() + np.abs(core.entries.cost[entries]).max(initial=0)
+        loss = np.abs(self.states.loss).max() + np.abs(core.entries.loss[entries]).max(initial=0.0)
+        self._sums += 1
+        self._largest = max(self._largest, float(loss + core.price * (cost + abs(core.slack))))

@@ -55,7 +55,7 @@ def main() -> None:
         data.append({"case": title, "options": text, **numbers})
         print(title, *rows, sep="\n", flush=True)
     notes = [
-        "Rank correlation (Spearman) and geometric-mean ratio of Fisher to exact scores, over all layers "
+        f"Threads: {torch.get_num_threads()}. Rank correlation (Spearman) and geometric-mean ratio of Fisher to exact scores, over all layers "
         "and options. Exact scores replay the network from the changed layer on (prefix reuse). One forward "
         "pass is one pass of the float network over the same images in batches of 64 under inference mode, "
         "the median of repeats taken before, between and after. *Quantizing* is the step search and point fit "

@@ -136,6 +136,8 @@ def allocate(
     if budget is None:
         raise InputError("say how much may be spent: --budget 4b, or 300KiB, or 25%")
     parse_budget(budget)
+    if unit is UnitChoice.CHANNEL and method is MethodChoice.EXACT:
+        raise InputError("--method exact scores whole layers; use --unit layer with it, or --method fisher")
     scoring = _scoring(options, method, labels, draws, seed, search, p, rounding, points, memory)
     source = _source(model, weights, data, eval_data, mean, std, samples, device)
     reporter, folder = Reporter(quiet), RunFolder(out)
@@ -252,9 +254,10 @@ def finalize(
     source = _source(model, weights, data, eval_data, mean, std, samples, device)
     reporter, folder = Reporter(quiet), RunFolder(out)
     job = Job(folder, reporter)
-    chosen = job.edited(read_plan(plan or folder.plan))
+    stored = read_plan(plan or folder.plan)
     folder.prepare(folder.finished()[1:] if plan is None else folder.finished(), force=force)
     inputs = source.load()
+    chosen = job.edited(stored, inputs.network)
     judged = job.finalize(inputs, job.profile_of(chosen, profile), [chosen], correct=bias_correction)
     kept = judged.kept.plan
     held_out = job.judge_held_out(inputs, [judged.kept.finalized])
@@ -292,7 +295,10 @@ def show(document: DocumentArg = OUT, json_: JsonArg = False) -> None:
     path = document / "plan.json" if document.is_dir() else document
     if path.is_file() and path.name.startswith("profile"):
         scores, _ = read_profile(path)
-        reporter.result(scores.model_dump_json(exclude_none=True) if json_ else profile_table(scores))
+        if json_:
+            typer.echo(scores.model_dump_json(exclude_none=True))
+        else:
+            reporter.result(profile_table(scores))
         return
     _report(read_plan(path), RunFolder(path.parent), reporter, json_)
 

@@ -165,7 +165,8 @@ CorrectArg = Annotated[
     bool, typer.Option("--bias-correction", help="Take back the mean shift of rounding.", rich_help_panel=RUN)
 ]
 TimeArg = Annotated[
-    float | None, typer.Option(help="Seconds after which the exact solver stops.", rich_help_panel=RUN)
+    float | None,
+    typer.Option(min=0.001, help="Seconds after which the exact solver stops.", rich_help_panel=RUN),
 ]
 OutArg = Annotated[Path, typer.Option("--out", "-o", help="Folder for all results.", rich_help_panel=RUN)]
 ForceArg = Annotated[bool, typer.Option("--force", help="Replace what is there.", rich_help_panel=RUN)]

@@ -17,7 +17,7 @@ from ..sensitivity import (
     ProfileArrays,
     draw_sensitivity,
     problem_of,
-    sensitivity_numbers,
+    sensitivity_data,
     uniform_options,
 )
 from .folder import RunFolder
@@ -29,7 +29,7 @@ def draw_charts(
     folder: RunFolder, profile: Profile, arrays: ProfileArrays | None, plan: Plan | None
 ) -> list[str]:
     """Draw what the documents allow, each as PNG and SVG; names of the files."""
-    figures = {"sensitivity": draw_sensitivity(sensitivity_numbers(profile, plan))}
+    figures = {"sensitivity": draw_sensitivity(sensitivity_data(profile, plan))}
     if plan is not None:
         # A uniform plan that was kept stands on the curve of the layer plans it competed with.
         unit = plan.unit if arrays is not None else "layer"
@@ -37,7 +37,7 @@ def draw_charts(
         point, uniform = _points(profile, arrays, plan)
         figures["pareto"] = draw_pareto(pareto_data(curve, plan.complexity, plan=point, uniform=uniform))
         figures["plan"] = draw_plan(plan_data(plan))
-    written = []
+    written: list[str] = []
     for name, figure in figures.items():
         written.extend(path.name for path in save_figure(figure, folder.path / name))
     return written

@@ -16,6 +16,8 @@ from .app import app
 __all__ = ["main"]
 
 OK, FAILED, BAD_INPUT = 0, 1, 2
+INTERRUPTED = 130
+"""What typer returns in the place of a KeyboardInterrupt."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -31,16 +33,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(arguments: Sequence[str] | None) -> int:
     try:
-        code = app(args=None if arguments is None else list(arguments), standalone_mode=False)
+        given = None if arguments is None else list(arguments)
+        code = app(args=given, prog_name="allocate", standalone_mode=False)
     except ApportionError as error:
         return _complain(str(error), BAD_INPUT)
     except typer.TyperException as error:
         # How typer says that an argument is unknown, missing or out of range.
         return _complain(error.format_message(), BAD_INPUT)
-    except (typer.Abort, KeyboardInterrupt):
-        return _complain(
-            "interrupted; what is complete is kept, and the same command goes on from it", FAILED
-        )
     except (MemoryError, torch.OutOfMemoryError):
         return _complain("out of memory; lower --memory or --samples", FAILED)
     except OSError as error:
@@ -48,6 +47,10 @@ def _run(arguments: Sequence[str] | None) -> int:
     except SafetensorError as error:
         # Reading refuses bad files by itself; this is writing, to a full disk for example.
         return _complain(f"cannot write: {error}", FAILED)
+    if code == INTERRUPTED:
+        return _complain(
+            "interrupted; what is complete is kept, and the same command goes on from it", FAILED
+        )
     return code if isinstance(code, int) else OK
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 from ..allocator import Measured, Plan, check_layers, write_plan
 from ..errors import InfeasibleError, InputError
 from ..export import WEIGHTS, read_packed, save_network
-from ..network import float_logits
+from ..network import Network, float_logits
 from ..quantizer import Option, Quantizer, StepUnit
 from ..reconstruct import (
     Finalized,
@@ -29,6 +29,7 @@ from ..sensitivity import (
     ProfileArrays,
     best_uniform_plan,
     check_profile,
+    ledger_of,
     measure_profile,
     profile_fingerprint,
     read_profile,
@@ -204,15 +205,26 @@ class Job:
         data = inputs.held_out or inputs.calibration
         return packed.plan, measure_finalized(network, finalized, data)
 
-    def edited(self, plan: Plan) -> Plan:
+    def edited(self, plan: Plan, network: Network) -> Plan:
         """A plan as read, with a person's edits accepted.
 
         Raises
         ------
         InputError
-            An edit that cannot be.
+            The plan is not one of this network, or an edit that cannot be.
         """
+        check_layers(plan, layer_shapes(network))
+        written, ledger = plan.complexity, ledger_of(network)
         accepted = accept_edits(plan)
+        size_bits = sum(layer.size_bits for layer in accepted.layers) + ledger.fixed_bits
+        if (written.weight_count, written.fixed_bits, written.float_bits) != ledger or (
+            accepted.complexity.size_bits != size_bits
+        ):
+            raise InputError(
+                f"the plan's complexity is counted, not chosen: for this network it has weight_count "
+                f"{ledger.weight_count}, fixed_bits {ledger.fixed_bits}, float_bits {ledger.float_bits} and, "
+                f"with these layers, size_bits {size_bits}; write these numbers into the plan, or solve again"
+            )
         if accepted is not plan:
             self.reporter.warn(
                 "the plan was edited by hand: its certificate no longer applies and is dropped"

@@ -31,7 +31,9 @@ from ..documents import parse_document, replace_file
 from ..errors import InputError
 from ..network import Network
 from ..quantizer import (
+    Option,
     QuantizedRows,
+    StepUnit,
     channel_code_bits,
     pack_codes,
     parse_option,
@@ -44,6 +46,8 @@ from ..reconstruct import Finalized, StoredLayer, StoredPart
 __all__ = ["PackedNetwork", "read_packed", "write_packed"]
 
 FORMAT = "apportion-packed-1"
+# Codes have at least 2 bits.
+MOST_WEIGHTS_PER_BYTE = 4
 DTYPES = {str(dtype): dtype for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
 
 
@@ -160,6 +164,7 @@ def read_packed(path: Path) -> PackedNetwork:
             raise InputError("its layouts and its plan name different layers")
         if not {layout.dtype for layout in layouts.values()} <= set(DTYPES):
             raise InputError(f"a weight has a type other than {', '.join(DTYPES)}")
+        _check_counts(plan, tensors)
         layers = tuple(_read_layer(plan, layer, tensors, exponents) for layer in plan.layers)
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"{path} does not hold what its plan says: {error}") from error
@@ -171,6 +176,29 @@ def _pack_channels(plan: Plan, layer: LayerPlan) -> Tensor:
     codes = torch.tensor([plan.options.index(option) for option in layer.channel_options()])
     bits = channel_code_bits(len(plan.options))
     return pack_codes((codes - 2 ** (bits - 1)).to(torch.int8), bits)
+
+
+def _check_counts(plan: Plan, tensors: dict[str, Tensor]) -> None:
+    """Refuse counts that the file cannot hold before anything as large as they say is made."""
+    stored_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    for layer in plan.layers:
+        if prod(layer.shape) > MOST_WEIGHTS_PER_BYTE * stored_bytes:
+            raise InputError(
+                f"layer '{layer.name}' has shape {list(layer.shape)}, more weights than the "
+                f"{stored_bytes:,} bytes stored can hold"
+            )
+
+
+def _check_steps(steps: Tensor, option: Option, channels: int, fan_in: int, name: str) -> None:
+    rows = 1 if option.unit is StepUnit.TENSOR else channels
+    shape = (rows, option.step_count(channels, fan_in) // rows)
+    if steps.dtype != torch.float16 or tuple(steps.shape) != shape:
+        raise InputError(
+            f"{name} is {str(steps.dtype).removeprefix('torch.')} of shape {tuple(steps.shape)}; the plan "
+            f"needs float16 of shape {shape}"
+        )
+    if not bool(torch.isfinite(steps).all()):
+        raise InputError(f"{name} holds a step that is NaN or infinite")
 
 
 def _read_layer(
@@ -187,8 +215,7 @@ def _read_layer(
             prefix = f"{layer.name}/{text}/{index}"
             flat = unpack_codes(tensors[f"{prefix}/codes"], option.bits, len(channels) * fan_in)
             half = tensors[f"{prefix}/steps"]
-            if half.numel() != option.step_count(len(channels), fan_in):
-                raise InputError(f"{prefix}/steps has {half.numel()} steps for {len(channels)} channels")
+            _check_steps(half, option, len(channels), fan_in, f"{prefix}/steps")
             codes.append(flat.view(len(channels), fan_in))
             steps.append(steps_from_half(half, exponents[prefix]))
         parts.append(StoredPart(channels, QuantizedRows(option, torch.stack(codes), torch.stack(steps))))

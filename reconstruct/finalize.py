@@ -67,10 +67,10 @@ class Finalized:
         """What replaces the network's tensors: dequantized weights and corrected biases."""
         stored = {layer.name: layer for layer in self.layers}
         replaced = {
-            layer.weight: from_rows(layer, stored[layer.name].dequantize()).to(network.weight(layer).dtype)
+            layer.weight: from_rows(layer, stored[layer.name].dequantize()).to(network.weight(layer))
             for layer in network.layers
         }
-        return replaced | self.biases
+        return replaced | {name: bias.to(network.device) for name, bias in self.biases.items()}
 
 
 def layer_shapes(network: Network) -> dict[str, tuple[int, ...]]:

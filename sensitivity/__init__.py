@@ -1,8 +1,8 @@
 """Scores: what every option of every layer costs in quality, and the document that keeps them."""
 
-from .chart import SensitivityNumbers, draw_sensitivity, sensitivity_numbers
+from .chart import SensitivityData, draw_sensitivity, sensitivity_data
 from .exact import ExactScores, score_exact
-from .feasible import check_feasible
+from .feasible import Ledger, check_feasible, ledger_of
 from .fisher import FisherScores, FisherSettings, score_fisher
 from .labels import Labels
 from .measure import check_profile, measure_profile, profile_fingerprint, tool_versions
@@ -16,10 +16,11 @@ __all__ = [
     "FisherSettings",
     "Labels",
     "LayerProfile",
+    "Ledger",
     "OptionScore",
     "Profile",
     "ProfileArrays",
-    "SensitivityNumbers",
+    "SensitivityData",
     "best_uniform_plan",
     "budget_bits",
     "channel_problem",
@@ -27,13 +28,14 @@ __all__ = [
     "check_profile",
     "draw_sensitivity",
     "layer_problem",
+    "ledger_of",
     "measure_profile",
     "problem_of",
     "profile_fingerprint",
     "read_profile",
     "score_exact",
     "score_fisher",
-    "sensitivity_numbers",
+    "sensitivity_data",
     "solve_plan",
     "tool_versions",
     "uniform_options",

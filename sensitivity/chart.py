@@ -14,13 +14,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from ..allocator import Plan
+from ..allocator import Plan, label_layers, layer_chart_width
 from ..errors import InputError
 from .profile import Profile
 
-__all__ = ["SensitivityNumbers", "draw_sensitivity", "sensitivity_numbers"]
+__all__ = ["SensitivityData", "draw_sensitivity", "sensitivity_data"]
 
-Colour: TypeAlias = tuple[float, float, float, float]
+Color: TypeAlias = tuple[float, float, float, float]
 
 # More options than this cannot be told apart by their own marker: a colour scale takes the legend's place.
 MOST_IN_LEGEND = 10
@@ -29,12 +29,11 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
 WIDEST_RING_AREA, SMALLEST_RING_AREA = 170.0, 50.0
 # The options of a layer stand side by side over this part of its place, so that their bars do not overlap.
 SPREAD = 0.62
-INCHES_PER_LAYER, NARROWEST_INCHES, WIDEST_INCHES = 0.17, 10.0, 40.0
-LONGEST_NAME = 32
+LEGEND_INCHES = 2.0
 
 
 @dataclass(frozen=True, eq=False)
-class SensitivityNumbers:
+class SensitivityData:
     """The numbers of the chart.
 
     Attributes
@@ -67,7 +66,7 @@ class SensitivityNumbers:
     share: NDArray[np.float64] | None
 
 
-def sensitivity_numbers(profile: Profile, plan: Plan | None = None) -> SensitivityNumbers:
+def sensitivity_data(profile: Profile, plan: Plan | None = None) -> SensitivityData:
     """The numbers of the sensitivity chart.
 
     Parameters
@@ -89,7 +88,7 @@ def sensitivity_numbers(profile: Profile, plan: Plan | None = None) -> Sensitivi
     positive = loss[loss > 0]
     floor = float(positive.min()) / 2 if positive.size else 1e-12
     parsed = profile.parsed_options()
-    return SensitivityNumbers(
+    return SensitivityData(
         layers=tuple(layer.name for layer in profile.layers),
         options=profile.options,
         code_bits=np.array([option.bits * option.points for option in parsed], np.float64),
@@ -103,33 +102,30 @@ def sensitivity_numbers(profile: Profile, plan: Plan | None = None) -> Sensitivi
     )
 
 
-def draw_sensitivity(numbers: SensitivityNumbers, *, title: str = "Sensitivity of the layers") -> Figure:
+def draw_sensitivity(data: SensitivityData, *, title: str = "Sensitivity of the layers") -> Figure:
     """Draw loss over layers, one mark per option on a logarithmic axis, with one standard error each way.
 
-    Colours go from light (few bits) to dark (many), also in grey. Up to ten options have a marker and a
+    Colours go from dark (few bits) to light (many), also in grey. Up to ten options have a marker and a
     place in the legend each; beyond that a colour scale shows their bits, and markers tell the number of
     points. What a plan chose is ringed; of a layer with mixed channels every option used has a ring, the
     larger the more channels have it.
     """
-    count = len(numbers.layers)
-    width = min(max(INCHES_PER_LAYER * count + 3.0, NARROWEST_INCHES), WIDEST_INCHES)
-    figure = Figure(figsize=(width, 5.5), layout="constrained", dpi=120)
+    width = layer_chart_width(len(data.layers))
+    figure = Figure(figsize=(width + LEGEND_INCHES, 5.5), layout="constrained")
     axes = figure.add_subplot()
-    scale = Normalize(
-        float(numbers.code_bits.min()), max(float(numbers.code_bits.max()), numbers.code_bits.min() + 1)
-    )
-    colours = ListedColormap(option_colors(256))
-    few = len(numbers.options) <= MOST_IN_LEGEND
-    markers = _markers(numbers, few=few)
-    for column in range(len(numbers.options)):
-        _draw_option(
-            axes, numbers, column, colours(scale(numbers.code_bits[column])), markers[column], few=few
-        )
-    if numbers.share is not None:
-        _draw_rings(axes, numbers, numbers.share)
-    _label(axes, numbers.layers, width)
-    axes.set(title=title, ylabel="loss when only this layer is quantized\n(KL to the float network, nats)")
-    _explain(figure, axes, numbers, colours, scale, markers, few=few)
+    scale = Normalize(float(data.code_bits.min()), max(float(data.code_bits.max()), data.code_bits.min() + 1))
+    # The brightest yellows vanish on white paper; what is left falls in darkness also when printed grey.
+    colors = ListedColormap(colormaps["viridis"](np.linspace(0.0, 0.9, 256)))
+    few = len(data.options) <= MOST_IN_LEGEND
+    markers = _markers(data, few=few)
+    for column, bits in enumerate(data.code_bits):
+        _draw_option(axes, data, column, colors(scale(bits)), markers[column], few=few)
+    if data.share is not None:
+        _draw_rings(axes, data, data.share)
+    _arrange(axes, data.layers, width)
+    axes.set_title(title, fontsize=10)
+    axes.set_ylabel("loss when only this layer is quantized\n(KL to the float network, nats)")
+    _explain(figure, axes, data, colors, scale, markers, few=few)
     return figure
 
 
@@ -157,53 +153,48 @@ def _shares(profile: Profile, plan: Plan) -> NDArray[np.float64]:
     return share
 
 
-def option_colors(count):
-    scale = colormaps["viridis_r"]
-    return [scale(0.06 + 0.94 * index / max(count - 1, 1)) for index in range(count)]
-
-
-def _markers(numbers: SensitivityNumbers, *, few: bool) -> list[str]:
+def _markers(data: SensitivityData, *, few: bool) -> list[str]:
     if few:
-        return list(MARKERS[: len(numbers.options)])
-    return [MARKERS[(int(points) - 1) % len(MARKERS)] for points in numbers.points]
+        return list(MARKERS[: len(data.options)])
+    return [MARKERS[(int(points) - 1) % len(MARKERS)] for points in data.points]
 
 
 def _draw_option(
     axes: Axes,
-    numbers: SensitivityNumbers,
+    data: SensitivityData,
     column: int,
-    colour: Colour,
+    color: Color,
     marker: str,
     *,
     few: bool,
 ) -> None:
-    loss = np.maximum(numbers.loss[:, column], numbers.floor)
+    loss = np.maximum(data.loss[:, column], data.floor)
     axes.errorbar(
-        np.arange(len(loss)) + _offset(numbers, column),
+        np.arange(len(loss)) + _offset(data, column),
         loss,
-        yerr=[loss - numbers.low[:, column], numbers.high[:, column] - loss],
-        color=colour,
+        yerr=[loss - data.low[:, column], data.high[:, column] - loss],
+        color=color,
         marker=marker,
         markersize=5.0 if few else 4.0,
         markeredgewidth=0.0,
         linestyle="none",
         elinewidth=1.0 if few else 0.6,
-        label=numbers.options[column],
+        label=data.options[column],
         zorder=2.0,
     )
 
 
-def _offset(numbers: SensitivityNumbers, column: NDArray[np.intp] | int) -> NDArray[np.float64]:
+def _offset(data: SensitivityData, column: NDArray[np.intp] | int) -> NDArray[np.float64]:
     """Where an option stands within its layer's place, from left (first) to right (last)."""
-    count = len(numbers.options)
+    count = len(data.options)
     return SPREAD * ((np.asarray(column) + 0.5) / count - 0.5)
 
 
-def _draw_rings(axes: Axes, numbers: SensitivityNumbers, share: NDArray[np.float64]) -> None:
+def _draw_rings(axes: Axes, data: SensitivityData, share: NDArray[np.float64]) -> None:
     rows, columns = share.nonzero()
     axes.scatter(
-        rows + _offset(numbers, columns),
-        np.maximum(numbers.loss[rows, columns], numbers.floor),
+        rows + _offset(data, columns),
+        np.maximum(data.loss[rows, columns], data.floor),
         s=SMALLEST_RING_AREA + (WIDEST_RING_AREA - SMALLEST_RING_AREA) * share[rows, columns],
         facecolors="none",
         edgecolors="black",
@@ -212,45 +203,22 @@ def _draw_rings(axes: Axes, numbers: SensitivityNumbers, share: NDArray[np.float
     )
 
 
-def _label(axes: Axes, names: tuple[str, ...], width_inches: float) -> None:
-    # Rotated text of 7 points needs 0.13 inches; where layers are narrower, every second, third ... is named.
-    every = -(-len(names) * 13 // round(100 * (width_inches - 2.0)))
-    shown = range(0, len(names), max(1, every))
-    begin = len(_common_path(names))
-    texts = [_shortened(names[index][begin:]) for index in shown]
-    axes.set_xticks(list(shown), texts, rotation=90, fontsize=7)
-    axes.set_xlim(-0.5, len(names) - 0.5)
+def _arrange(axes: Axes, names: tuple[str, ...], width: float) -> None:
+    label_layers(axes, names, width)
     axes.set_yscale("log")
-    axes.grid(axis="y", color="0.85", linewidth=0.6)
-    # Bands instead of lines: they say which marks belong to a name also where layers stand close.
+    axes.grid(axis="y", linewidth=0.4, alpha=0.5)
+    # Bands say which marks belong to a name also where layers stand close.
     for place in range(0, len(names), 2):
         axes.axvspan(place - 0.5, place + 0.5, color="0.955", linewidth=0.0, zorder=0.0)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _common_path(names: tuple[str, ...]) -> str:
-    """What all names begin with, up to a dot, such as ``model.layers.``; it tells nothing."""
-    # The first and the last in sorted order differ as early as any two do.
-    first, last = min(names), max(names)
-    common = 0
-    while common < len(first) and first[common] == last[common]:
-        common += 1
-    return first[: first.rfind(".", 0, common) + 1]
-
-
-def _shortened(name: str) -> str:
-    if len(name) <= LONGEST_NAME:
-        return name
-    # The end tells layers of one kind apart from each other, the beginning where they are.
-    return f"{name[: LONGEST_NAME // 3]}…{name[1 - LONGEST_NAME + LONGEST_NAME // 3 :]}"
-
-
 def _explain(
     figure: Figure,
     axes: Axes,
-    numbers: SensitivityNumbers,
-    colours: Colormap,
+    data: SensitivityData,
+    colors: Colormap,
     scale: Normalize,
     markers: list[str],
     *,
@@ -258,25 +226,25 @@ def _explain(
 ) -> None:
     """A legend, and a colour scale where there are many options."""
 
-    def mark(marker: str, colour: Colour | str, label: str) -> Line2D:
-        return Line2D([], [], linestyle="", marker=marker, color=colour, label=label)
+    def mark(marker: str, color: Color | str, label: str) -> Line2D:
+        return Line2D([], [], linestyle="", marker=marker, color=color, label=label)
 
     if few:
         entries = [
-            mark(marker, colours(scale(bits)), option)
-            for option, bits, marker in zip(numbers.options, numbers.code_bits, markers, strict=True)
+            mark(marker, colors(scale(bits)), option)
+            for option, bits, marker in zip(data.options, data.code_bits, markers, strict=True)
         ]
     else:
-        bar = figure.colorbar(ScalarMappable(scale, colours), ax=axes, pad=0.01, aspect=30)
+        bar = figure.colorbar(ScalarMappable(scale, colors), ax=axes, pad=0.01, aspect=30)
         bar.set_label("bits of the codes per weight (bits x points)")
-        kinds = dict(zip(numbers.points.tolist(), markers, strict=True))
+        kinds = dict(zip(data.points.tolist(), markers, strict=True))
         entries = [
             mark(kinds[points], "0.35", f"{points} point{'s' if points > 1 else ''}")
             for points in sorted(kinds)
         ]
-    if numbers.share is not None:
-        mixed = bool(((numbers.share > 0) & (numbers.share < 1)).any())
+    if data.share is not None:
+        mixed = bool(((data.share > 0) & (data.share < 1)).any())
         ring = mark("o", "black", "chosen; the larger,\nthe more channels" if mixed else "chosen")
         ring.set(markerfacecolor="none", markersize=11.0)
         entries.append(ring)
-    figure.legend(handles=entries, loc="outside right upper", frameon=False)
+    figure.legend(handles=entries, loc="outside right upper", fontsize=8, frameon=False)

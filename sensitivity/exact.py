@@ -11,6 +11,7 @@ from torch import Tensor
 from ..network import Data, Network, batches, from_rows, kl_divergence
 from ..quantizer import Option, Quantizer
 from .candidates import layer_options, perturbations
+from .store import standard_error
 
 __all__ = ["ExactScores", "score_exact"]
 
@@ -61,9 +62,7 @@ def score_exact(
                     square[row, column] += loss.square().sum()
             if on_progress is not None:
                 on_progress(part.stop, count)
-    mean = total / count
-    variance = (square / count - mean.square()).clamp_min(0) / max(1, count - 1)
-    return ExactScores(mean, variance.sqrt())
+    return ExactScores(total / count, standard_error(total, square, count))
 
 
 def _weights(

@@ -14,7 +14,8 @@ from ..quantizer import Option, Quantizer
 from .candidates import perturbations
 from .labels import Labels, cotangents, noise_count
 from .projections import project
-from .store import SpanStore
+from .store import SpanStore, standard_error
+from .subsample import Chosen, choose_samples
 
 __all__ = ["FisherScores", "FisherSettings", "score_fisher"]
 
@@ -32,6 +33,9 @@ class FisherSettings:
         Directions (labels) drawn per sample.
     seed : int
         Draws of sample i depend on the seed and i alone, not on how samples are cut into chunks.
+    share : float
+        Share of the output's Fisher information whose samples get a backward pass; the rest is sampled, see
+        `choose_samples`. 1 takes every sample.
     memory_bytes : int
         Bound of the working memory beside the network, from which chunks and spans follow.
     """
@@ -39,6 +43,7 @@ class FisherSettings:
     labels: Labels = Labels.PROJECTED
     draws: int = 2
     seed: int = 0
+    share: float = 0.99
     memory_bytes: int = 2**31
 
 
@@ -48,27 +53,29 @@ class FisherScores:
 
     Attributes
     ----------
-    projections : Tensor, shape (samples, draws, layers, options), float32
-        v[n, r, l, o], scaled so that ``1/2 sum_r v^2`` is the loss of sample n. Their products between
-        layers are the joint Gram matrix.
+    samples : int
+        Number of calibration samples.
+    projections : Tensor, shape (chosen samples, draws, layers, options), float32
+        v[n, r, l, o], scaled so that ``1/2 sum_r v^2`` is the loss of sample n over the probability with
+        which it was chosen; sums over n, divided by `samples`, are means. Products between layers are the
+        joint Gram matrix.
     channel_loss, channel_error : Tensor, shape (channels of all layers, options), float64
         Loss of quantizing one channel alone, mean over samples, and its standard error.
     """
 
+    samples: int
     projections: Tensor
     channel_loss: Tensor
     channel_error: Tensor
 
     def layer_loss(self) -> Tensor:
         """``1/2 mean_n sum_r v[n, r, l, o]^2``, shape (layers, options), float64."""
-        return self._sample_loss().mean(0)
+        return self._sample_loss().sum(0) / self.samples
 
     def layer_error(self) -> Tensor:
         """Standard error of `layer_loss` over samples, shape (layers, options), float64."""
         loss = self._sample_loss()
-        if len(loss) < 2:
-            return torch.zeros_like(loss[0])
-        return torch.std(loss, 0) / len(loss) ** 0.5
+        return standard_error(loss.sum(0), loss.square().sum(0), self.samples)
 
     def _sample_loss(self) -> Tensor:
         return self.projections.double().square().sum(1) / 2
@@ -91,10 +98,10 @@ def score_fisher(
 
         loss(l, o) = 1/2 mean_n sum_r < u_r' dz_n/dW_l , dW_l(o) >^2   with   E sum_r u_r u_r' = F(z_n)
 
-    which is KL(float || quantized) to second order. One forward pass and one backward pass per draw give
-    the scores of all options. Layers are taken in spans whose perturbations fit into memory, samples in
-    chunks whose activations do; the sums of a span are kept in `store`, from which an interrupted run goes
-    on.
+    which is KL(float || quantized) to second order. One forward pass, and one more and a backward pass per
+    draw for the samples whose output is not certain, give the scores of all options. Layers are taken in
+    spans whose perturbations fit into memory, samples in chunks whose activations do; the sums of a span are
+    kept in `store`, from which an interrupted run goes on.
 
     Parameters
     ----------
@@ -108,7 +115,8 @@ def score_fisher(
     InputError
         ``Labels.ALL`` for an output with too many classes or several positions.
     """
-    samples = len(data.inputs)
+    chosen = choose_samples(network, data, settings.share, settings.seed)
+    count = len(chosen.index)
     spans = _spans(network.layers, len(options), settings.memory_bytes // 2)
     chunk = _chunk(network, data, settings)
     projections: list[Tensor] = []
@@ -117,28 +125,31 @@ def score_fisher(
     for number, span in enumerate(spans):
         # Another memory bound cuts the layers into other spans, to which the sums kept do not belong.
         kept = SpanStore.open(store, number, f"{key} {span[0].name} to {span[-1].name}")
-        if kept.samples < samples:
+        if kept.samples < count:
             deltas = {layer.name: perturbations(network, layer, options, quantizer) for layer in span}
-        while kept.samples < samples:
-            first = kept.samples
-            inputs = data.inputs[first : first + chunk].to(network.device)
-            kept.add(*_chunk_scores(network, span, deltas, inputs, first, settings))
+        while kept.samples < count:
+            # Not a multiple of the chunk where an earlier run had chunks of another size.
+            part = slice(kept.samples, kept.samples + chunk)
+            some = Chosen(chosen.index[part], chosen.weight[part])
+            kept.add(*_chunk_scores(network, span, deltas, data, some, settings))
             if on_progress is not None:
-                on_progress(number * samples + kept.samples, len(spans) * samples)
+                on_progress(number * count + kept.samples, len(spans) * count)
         kept.close()
         projections.append(kept.projections)
-        mean, error = kept.channel_scores()
+        mean, error = kept.channel_scores(len(data.inputs))
         channel_loss.append(mean)
         channel_error.append(error)
-    return FisherScores(torch.cat(projections, 2), torch.cat(channel_loss), torch.cat(channel_error))
+    return FisherScores(
+        len(data.inputs), torch.cat(projections, 2), torch.cat(channel_loss), torch.cat(channel_error)
+    )
 
 
 def _chunk_scores(
     network: Network,
     span: Sequence[Layer],
     deltas: dict[str, Tensor],
-    inputs: Tensor,
-    first: int,
+    data: Data,
+    chosen: Chosen,
     settings: FisherSettings,
 ) -> tuple[Tensor, Tensor]:
     """Projections (samples, draws, layers, options) and sample losses (samples, channels, options)."""
@@ -152,8 +163,9 @@ def _chunk_scores(
         return leaving
 
     with torch.enable_grad():
-        logits = network.run(inputs, on_layer=watch)
-    directions = cotangents(logits, settings.labels, settings.draws, _noise(logits, first, settings))
+        logits = network.run(data.inputs[chosen.index].to(network.device), on_layer=watch)
+    noise = _noise(logits, chosen.index.tolist(), settings)
+    directions = cotangents(logits, settings.labels, settings.draws, noise)
     leaving = [use[2] for use in uses]
     gradients = [
         torch.autograd.grad(logits, leaving, direction, retain_graph=index + 1 < len(directions))
@@ -161,20 +173,21 @@ def _chunk_scores(
     ]
     totals: dict[str, Tensor] = {}
     for index, (call, entering, _) in enumerate(uses):
-        received = [gradient[index] for gradient in gradients]
+        # Networks in other floats than the perturbations' are welcome.
+        received = [gradient[index].to(torch.float32) for gradient in gradients]
         with torch.inference_mode():
             name = call.layer.name
-            effect = project(call.layer, call, entering, received, deltas[name])
+            effect = project(call.layer, call, entering.to(torch.float32), received, deltas[name])
             totals[name] = totals[name] + effect if name in totals else effect
     # The mean over positions (tokens), which are drawn independently.
-    positions = logits[0, ..., 0].numel()
-    effects = [totals[layer.name] / positions**0.5 for layer in span]
+    scale = (chosen.weight / logits[0, ..., 0].numel()).sqrt().to(logits.device, torch.float32)
+    effects = [totals[layer.name] * scale[:, None, None] for layer in span]
     layers = torch.stack([effect.sum(0) for effect in effects], 2)
     channels = torch.cat([effect.square().sum(2) / 2 for effect in effects]).transpose(0, 1)
     return layers.cpu(), channels.cpu()
 
 
-def _noise(logits: Tensor, first: int, settings: FisherSettings) -> Tensor | None:
+def _noise(logits: Tensor, samples: Sequence[int], settings: FisherSettings) -> Tensor | None:
     """Uniform numbers of every sample of the chunk, each sample from a generator of its own."""
     count = noise_count(settings.labels, settings.draws, logits.shape[-1])
     if count == 0:
@@ -182,9 +195,9 @@ def _noise(logits: Tensor, first: int, settings: FisherSettings) -> Tensor | Non
     drawn = [
         torch.rand(
             (*logits.shape[1:-1], count),
-            generator=torch.Generator().manual_seed(settings.seed * 1_000_003 + first + index),
+            generator=torch.Generator().manual_seed(settings.seed * 1_000_003 + sample),
         )
-        for index in range(len(logits))
+        for sample in samples
     ]
     return torch.stack(drawn).to(logits.device)
 

@@ -60,8 +60,8 @@ def cotangents(logits: Tensor, labels: Labels, draws: int, noise: Tensor | None)
         if p.ndim > 2 or classes > MOST_CLASSES:
             raise InputError(
                 f"labels 'all' needs one backward pass per class; this network has {classes} classes at "
-                f"{p[0, ..., 0].numel()} positions. Use labels 'projected', or at most {MOST_CLASSES} classes "
-                "and one position"
+                f"{p[0, ..., 0].numel()} positions. Use labels 'projected', or at most {MOST_CLASSES} "
+                "classes and one position"
             )
         every = torch.eye(classes, device=p.device, dtype=p.dtype)[:, None]
         directions = p.sqrt().T[:, :, None] * (every - p)

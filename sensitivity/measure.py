@@ -42,6 +42,7 @@ def profile_fingerprint(
     chosen["method"] = method
     if method == "fisher":
         chosen |= {"labels": settings.labels, "draws": settings.draws, "seed": settings.seed}
+        chosen["share"] = settings.share
     return Fingerprint(
         weights=fingerprint(network.tensors),
         data=fingerprint(data),
@@ -114,15 +115,14 @@ def measure_profile(
     arrays: ProfileArrays | None = None
     if method == "exact":
         exact = score_exact(network, data, options, quantizer, on_progress=on_progress)
-        loss, error = exact.loss, exact.error
-        draws = 0
+        loss, error, draws, scored = exact.loss, exact.error, 0, 0
     else:
         fisher = score_fisher(
             network, data, options, quantizer, settings,
             store=store, key=print_.text(), on_progress=on_progress,
         )  # fmt: skip
         loss, error = fisher.layer_loss(), fisher.layer_error()
-        draws = fisher.projections.shape[1]
+        scored, draws = fisher.projections.shape[:2]
         arrays = ProfileArrays(
             channel_loss=fisher.channel_loss,
             channel_error=fisher.channel_error,
@@ -138,6 +138,7 @@ def measure_profile(
         draws=draws,
         data=data.name,
         samples=len(data.inputs),
+        scored_samples=scored,
         seed=settings.seed,
         quantizer=quantizer.settings(),
         options=tuple(str(option) for option in options),

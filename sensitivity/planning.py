@@ -59,14 +59,18 @@ def solve_plan(
     InfeasibleError
         No choice meets the budget; names the least and the greatest complexity.
     """
-    limit = budget_bits(profile, budget)
-    problem = problem_of(profile, arrays, unit, limit)
-    least, greatest = cost_range(problem)
+    least, greatest = cost_range(problem_of(profile, arrays, unit, 0))
+    try:
+        limit = budget_bits(profile, budget)
+    except InfeasibleError:
+        limit = 0
     if limit < least:
         raise InfeasibleError(
             f"budget {budget} is below what the options {', '.join(profile.options)} can reach: from "
-            f"{_describe(profile, least)} to {_describe(profile, greatest)}. Raise the budget or add smaller options"
+            f"{_describe(profile, least)} to {_describe(profile, greatest)}. Raise the budget or add "
+            "smaller options"
         )
+    problem = problem_of(profile, arrays, unit, limit)
     solution = solve(problem, time_limit_s=time_limit_s)
     chosen = [profile.options[index] for index in solution.choice]
     if unit == "layer":
@@ -80,7 +84,10 @@ def solve_plan(
 
 
 def best_uniform_plan(profile: Profile, plan: Plan) -> Plan | None:
-    """The plan that gives every layer the one option of least predicted loss within the same budget, if any."""
+    """The plan that gives every layer one option, that of least predicted loss within the same budget.
+
+    None where no single option fits.
+    """
     limit = budget_bits(profile, plan.budget)
     fitting = {
         option: loss for option, (size_bits, loss) in uniform_options(profile).items() if size_bits <= limit

@@ -48,8 +48,8 @@ def channel_problem(profile: Profile, arrays: ProfileArrays | None, budget_bits:
     """
     if arrays is None:
         raise InputError(
-            "the profile holds exact scores, which exist per layer only; profile with Fisher scores to choose "
-            "per channel, or solve with --unit layer"
+            "the profile holds exact scores, which exist per layer only; profile with Fisher scores to "
+            "choose per channel, or solve with --unit layer"
         )
     options = profile.parsed_options()
     per_tensor = [str(option) for option in options if option.unit is StepUnit.TENSOR]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -86,6 +87,17 @@ class LayerProfile(_Document):
     macs: Count
     scores: tuple[OptionScore, ...] = Field(min_length=1)
 
+    @model_validator(mode="after")
+    def _check_scores(self) -> Self:
+        if prod(self.shape[1:]) != self.fan_in:
+            raise ValueError(
+                f"layer '{self.name}' has shape {self.shape}, so its fan_in is not {self.fan_in}"
+            )
+        options = [score.option for score in self.scores]
+        if len(set(options)) < len(options):
+            raise ValueError(f"layer '{self.name}' has two scores for one option")
+        return self
+
     @property
     def channels(self) -> int:
         """Output channels."""
@@ -104,6 +116,8 @@ class Profile(_Document):
     data : str
         Name of the calibration data.
     samples, seed : int
+    scored_samples : int
+        Samples that got a backward pass (Fisher only), see `choose_samples`.
     quantizer : dict
         How steps were searched and points fitted.
     options : tuple of str
@@ -126,6 +140,7 @@ class Profile(_Document):
     draws: Count = 0
     data: Text
     samples: Annotated[int, Field(gt=0)]
+    scored_samples: Count = 0
     seed: int
     quantizer: dict[Text, str | float]
     options: tuple[Text, ...] = Field(min_length=1)
@@ -143,6 +158,13 @@ class Profile(_Document):
         names = [layer.name for layer in self.layers]
         if len(set(names)) < len(names):
             raise ValueError("two layers have the same name")
+        if len(set(self.options)) < len(self.options):
+            raise ValueError("the option set names an option twice")
+        weights = sum(layer.channels * layer.fan_in for layer in self.layers)
+        if weights != self.weight_count:
+            raise ValueError(
+                f"weight_count is {self.weight_count:,}, but the layers have {weights:,} weights"
+            )
         for layer in self.layers:
             unknown = {score.option for score in layer.scores} - set(self.options)
             if unknown:
@@ -168,7 +190,7 @@ class ProfileArrays(BaseModel):
     ----------
     channel_loss, channel_error : Tensor, shape (channels of all layers, options), float64
         Loss of quantizing one output channel alone, and its standard error.
-    projections : Tensor, shape (samples, draws, layers, options), float32
+    projections : Tensor, shape (scored samples, draws, layers, options), float32
         See `FisherScores.projections`.
     """
 
@@ -215,15 +237,15 @@ def read_profile(path: Path) -> tuple[Profile, ProfileArrays | None]:
         ) from error
     if owner != profile.fingerprint.text():
         raise InputError(
-            f"{beside} was written with another profile than {path} (fingerprint {owner} where the profile has "
-            f"{profile.fingerprint.text()}): the two do not belong together; profile again"
+            f"{beside} was written with another profile than {path} (fingerprint {owner}, while the profile "
+            f"has {profile.fingerprint.text()}): the two do not belong together; profile again"
         )
     channels = sum(layer.channels for layer in profile.layers)
     options = len(profile.options)
     expected = {
         "channel_loss": (channels, options),
         "channel_error": (channels, options),
-        "projections": (profile.samples, profile.draws, len(profile.layers), options),
+        "projections": (profile.scored_samples, profile.draws, len(profile.layers), options),
     }
     for name, shape in expected.items():
         found = tuple(tensors[name].shape) if name in tensors else None

@@ -12,10 +12,16 @@ from torch import Tensor
 
 from ..documents import replace_file
 
-__all__ = ["SpanStore"]
+__all__ = ["SpanStore", "standard_error"]
 
 # At most this much work is lost when a run is cut off.
 SAVE_EVERY_S = 5.0
+
+
+def standard_error(total: Tensor, square: Tensor, samples: int) -> Tensor:
+    """Standard error of the mean ``total / samples``, from the sum and the sum of squares over samples."""
+    variance = (square / samples - (total / samples).square()).clamp_min(0)
+    return (variance / max(1, samples - 1)).sqrt()
 
 
 class SpanStore:
@@ -71,14 +77,11 @@ class SpanStore:
         """Write what has not been written."""
         self._save()
 
-    def channel_scores(self) -> tuple[Tensor, Tensor]:
-        """Mean loss and its standard error over samples, each (channels, options), float64."""
+    def channel_scores(self, samples: int) -> tuple[Tensor, Tensor]:
+        """Mean loss over `samples` and its standard error, each (channels, options), float64."""
         assert self._sum is not None
         assert self._square is not None
-        count = self.samples
-        mean = self._sum / count
-        variance = (self._square / count - mean.square()).clamp_min(0) / max(1, count - 1)
-        return mean, variance.sqrt()
+        return self._sum / samples, standard_error(self._sum, self._square, samples)
 
     def _save(self) -> None:
         self._saved_at = time.monotonic()

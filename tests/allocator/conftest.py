@@ -48,7 +48,8 @@ def draw_problem(seed: int, most_units: int, most_options: int) -> Problem:
         loss = np.where(allowed, loss, rng.choice([np.nan, np.inf, -1e300]))
     least = int(np.where(allowed, cost, greatest).min(axis=1).sum())
     most = int(np.where(allowed, cost, 0).max(axis=1).sum())
-    budget = [least, most, most + 5, least + int(rng.random() * (most - least))][min(int(rng.integers(0, 12)), 3)]
+    corner = int(rng.integers(0, 12))
+    budget = (least, most, most + 5)[corner] if corner < 3 else least + int(rng.random() * (most - least))
     return Problem(loss, cost, budget, allowed if not allowed.all() else None)
 
 

@@ -1,4 +1,4 @@
-"""The command run in this process, finished runs to start from, and networks and data that users might give."""
+"""The command run in this process, finished runs to start from, and networks and data as users give them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+
 from apportion.cli import main
 
 FAST = ("--samples", "64", "--options", "w2,w4,w8")
 """Arguments that make the embedded digits a matter of a second."""
 
-FACTORIES = '''
+FACTORIES = """
 import torch
 from torch import nn
 
@@ -46,14 +48,33 @@ def with_nan():
 
 def huge():
     module = small()
-    module[0].weight.data *= 1e25
-    module[3].weight.data *= 1e-20
+    module[0].weight.data *= 1e38
+    module[3].weight.data *= 1e38
+    return module
+
+
+class Overflowing(nn.Module):
+    # Its output is small, but the gradients on the way back to the convolution are not.
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 8, 3, bias=False)
+        self.head = nn.Linear(288, 5)
+
+    def forward(self, x):
+        y = self.stem(x).relu().flatten(1) * 1e-40
+        return 8 * self.head(y)
+
+
+def overflowing():
+    torch.manual_seed(0)
+    module = Overflowing()
+    module.head.weight.data.sign_().mul_(3e38)
     return module
 
 
 def not_a_module():
     return 7
-'''
+"""
 
 
 @dataclass(frozen=True)
@@ -73,13 +94,15 @@ class Outcome:
 def run(*arguments: object) -> Outcome:
     """Run ``allocate`` with these arguments in this process."""
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            main([str(argument) for argument in arguments])
-        except SystemExit as stopped:
-            assert isinstance(stopped.code, int)
-            return Outcome(stopped.code, out.getvalue(), err.getvalue())
-    pytest.fail("the command did not exit")
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.raises(SystemExit) as stopped,
+    ):
+        main([str(argument) for argument in arguments])
+    code = stopped.value.code
+    assert isinstance(code, int)
+    return Outcome(code, out.getvalue(), err.getvalue())
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -88,6 +111,13 @@ def contents(folder: Path) -> dict[str, str]:
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
         for path in sorted(folder.rglob("*"))
     }
+
+
+def packed(folder: Path) -> dict[str, Any]:
+    """Tensors and metadata of the packed weights; their order in the file says nothing."""
+    with safe_open(folder / "weights.safetensors", framework="np") as file:
+        tensors = {name: file.get_tensor(name).tobytes() for name in file.keys()}  # noqa: SIM118
+        return tensors | file.metadata()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -113,9 +143,14 @@ def contents_fixture() -> Callable[[Path], dict[str, str]]:
     return contents
 
 
+@pytest.fixture(scope="session", name="packed")
+def packed_fixture() -> Callable[[Path], dict[str, Any]]:
+    return packed
+
+
 @pytest.fixture
 def refused(tmp_path: Path) -> Callable[..., str]:
-    """Run a command that must be refused as bad input, leave everything as it was, and say why in a paragraph."""
+    """Run a command that must be refused: it leaves all as it was, and says why in one paragraph."""
 
     def check(*arguments: object) -> str:
         before = contents(tmp_path)

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import apportion
 import pytest
+
+import apportion
 from apportion.demo import digits_data
 
 
@@ -26,7 +27,7 @@ def give_first_layer(option: str) -> Any:
 
 
 def test_the_stages_one_by_one_are_the_whole_job(
-    allocate: Any, fast: tuple[str, ...], finished: Path, tmp_path: Path, contents: Any
+    allocate: Any, fast: tuple[str, ...], finished: Path, tmp_path: Path, contents: Any, packed: Any
 ) -> None:
     out = tmp_path / "stages"
     assert allocate("profile", "--out", out, *fast).code == 0
@@ -35,7 +36,8 @@ def test_the_stages_one_by_one_are_the_whole_job(
     assert solved.certificate is not None
     assert solved.measured is None
     assert allocate("finalize", "--samples", "64", "--out", out).code == 0
-    for name in ("plan.json", "weights.safetensors", "program.json", "profile.safetensors"):
+    assert packed(out) == packed(finished)
+    for name in ("plan.json", "program.json", "profile.safetensors"):
         assert contents(out)[name] == contents(finished)[name], name
 
 
@@ -114,22 +116,24 @@ def test_a_plan_is_finalized_only_beside_its_own_profile(
 
 
 def test_the_uniform_plan_is_kept_where_it_measures_better(allocate: Any, finished: Path) -> None:
-    # Scores turned upside down: the solver believes that few bits are better, the measurement knows.
+    # A profile that calls 2 bits harmless for one layer, and 8 bits elsewhere worth everything.
     def change(profile: Any) -> None:
         for layer in profile["layers"]:
-            losses = [score["loss"] for score in layer["scores"]]
-            for score, loss in zip(layer["scores"], reversed(losses), strict=True):
-                score["loss"] = loss
+            harmless = layer["name"] == "strided_block.conv2"
+            for score in layer["scores"]:
+                cheap = harmless or score["option"] == "w8"
+                score["loss"] = 0.0 if cheap else {"w2": 2.0, "w4": 1.0}[score["option"]]
 
     edit(finished / "profile.json", change)
-    assert allocate("solve", "--budget", "4.2b", "--unit", "layer", "--force", "--out", finished).code == 0
-    worst = apportion.read_plan(finished / "plan.json")
-    assert {layer.option for layer in worst.layers} == {"w2"}
+    assert allocate("solve", "--budget", "5.2b", "--unit", "layer", "--force", "--out", finished).code == 0
+    chosen = {layer.name: layer.option for layer in apportion.read_plan(finished / "plan.json").layers}
+    assert chosen["strided_block.conv2"] == "w2"
     outcome = allocate("finalize", "--force", "--samples", "64", "--json", "--out", finished)
-    guard = outcome.json["plan"]["guard"]
-    assert guard["option"] == "w2"
-    assert guard["plan_loss"] == guard["uniform_loss"]
-    assert guard["kept"] == "plan"
+    plan = outcome.json["plan"]
+    assert plan["guard"]["option"] == "w4"
+    assert plan["guard"]["uniform_loss"] < plan["guard"]["plan_loss"]
+    assert plan["guard"]["kept"] == "uniform"
+    assert {layer["option"] for layer in plan["layers"]} == {"w4"}
 
 
 def test_evaluate_agrees_with_the_plan_and_writes_nothing(

@@ -7,11 +7,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from apportion.network import Data, Network, capture
 from apportion.quantizer import parse_options
 from apportion.sensitivity import LayerProfile, OptionScore, Profile, ProfileArrays
 from apportion.sensitivity.profile import Fingerprint
-from torch import Tensor, nn
 
 
 class Images(nn.Module):

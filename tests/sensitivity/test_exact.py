@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from apportion.network import Data, Network, from_rows, kl_divergence, rows
 from apportion.quantizer import Quantizer, parse_options
 from apportion.sensitivity import exact, score_exact

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
+
 from apportion.network import Data, Layer, Network
 from apportion.quantizer import Quantizer, parse_options
 from apportion.sensitivity import FisherSettings, Labels, score_exact, score_fisher
 from apportion.sensitivity.candidates import perturbations
-from torch import Tensor
 
 OPTIONS = parse_options("w2..4,w2x2,w8")
 QUANTIZER = Quantizer()
-ALL = FisherSettings(labels=Labels.ALL)
+ALL = FisherSettings(labels=Labels.ALL, share=1.0)
 # Float32 sums in another order.
 TOLERANCE = 1e-4
 
@@ -117,7 +118,9 @@ def test_drawn_scores_are_right_on_average(image_network: Network, image_data: D
     few = Data(image_data.inputs[:4], None, image_data.name)
     many = repeated(few, 250)
     exact = score_fisher(image_network, few, OPTIONS[:2], QUANTIZER, ALL).layer_loss()
-    drawn = score_fisher(image_network, many, OPTIONS[:2], QUANTIZER, FisherSettings(labels=labels))
+    drawn = score_fisher(
+        image_network, many, OPTIONS[:2], QUANTIZER, FisherSettings(labels=labels, share=1.0)
+    )
     samples = drawn.projections.double().square().sum(1).div(2).unflatten(0, (4, 250))
     standard_error = (samples.var(1).sum(0) / (16 * 250)).sqrt()
     assert bool(((drawn.layer_loss() - exact).abs() <= 4 * standard_error + 1e-9).all())
@@ -129,7 +132,7 @@ def test_the_loss_of_tokens_is_the_mean_per_token(
 ) -> None:
     few = Data(token_data.inputs[:4], None, token_data.name)
     drawn = score_fisher(
-        token_network, repeated(few, 250), OPTIONS[:2], QUANTIZER, FisherSettings(labels=labels)
+        token_network, repeated(few, 250), OPTIONS[:2], QUANTIZER, FisherSettings(labels=labels, share=1.0)
     )
     samples = drawn.projections.double().square().sum(1).div(2).unflatten(0, (4, 250))
     standard_error = (samples.var(1).sum(0) / (16 * 250)).sqrt()
@@ -145,12 +148,11 @@ def test_projected_scores_vary_no_more_than_sampled_ones_on_a_confident_output(
     chosen = int((likeliest - 0.93).abs().argmin())
     assert 0.85 < float(likeliest[chosen]) < 0.99
     one = Data(image_data.inputs[chosen : chosen + 1], None, image_data.name)
-    spread = {
-        labels: score_fisher(
-            image_network, repeated(one, 400), OPTIONS[:1], QUANTIZER, FisherSettings(labels=labels)
-        ).layer_error()
-        for labels in (Labels.SAMPLED, Labels.PROJECTED)
-    }
+    many = repeated(one, 400)
+    spread = {}
+    for labels in (Labels.SAMPLED, Labels.PROJECTED):
+        settings = FisherSettings(labels=labels, share=1.0)
+        spread[labels] = score_fisher(image_network, many, OPTIONS[:1], QUANTIZER, settings).layer_error()
     assert bool((spread[Labels.PROJECTED] <= spread[Labels.SAMPLED]).all())
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from apportion.errors import InputError
-from apportion.sensitivity.labels import Labels, cotangents, noise_count
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+
+from apportion.errors import InputError
+from apportion.sensitivity.labels import Labels, cotangents, noise_count
 
 REPEATS = 20_000
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from torch import Tensor
+
 from apportion.network import Layer, LayerCall, from_rows
 from apportion.sensitivity import projections
-from torch import Tensor
 
 SAMPLES, DRAWS = 3, 2
 # Sums of a few hundred float32 products, in another order.
@@ -31,9 +32,7 @@ class Case:
         rank = len(self.call.stride)
         convolution = {1: torch.nn.functional.conv1d, 2: torch.nn.functional.conv2d}[rank]
         padded = torch.nn.functional.pad(inputs, pads)
-        return convolution(
-            padded, weight, None, self.call.stride, 0, self.call.dilation, self.layer.groups
-        )
+        return convolution(padded, weight, None, self.call.stride, 0, self.call.dilation, self.layer.groups)
 
 
 def linear(sample: tuple[int, ...], channels: int, *, transposed: bool = False) -> Case:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from apportion.network import Data, Network
 from apportion.quantizer import Quantizer, parse_options
 from apportion.sensitivity import FisherScores, FisherSettings, score_fisher, store

@@ -1,0 +1,85 @@
+"""Budgets are read exactly, print back as written, and teach their grammar when they cannot be read."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from apportion.allocator import BudgetKind, parse_budget
+from apportion.errors import InfeasibleError, InputError
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "value", "bits"),
+    [
+        ("4b", BudgetKind.AVERAGE_BITS, "4", 4000),
+        ("3.5b", BudgetKind.AVERAGE_BITS, "3.5", 3500),
+        (".5b", BudgetKind.AVERAGE_BITS, "0.5", 500),
+        ("3.1415b", BudgetKind.AVERAGE_BITS, "3.1415", 3141),
+        ("512B", BudgetKind.FILE_BYTES, "512", 512 * 8 - 96),
+        ("1.2kB", BudgetKind.FILE_BYTES, "1200", 9600 - 96),
+        ("1.2KB", BudgetKind.FILE_BYTES, "1200", 9600 - 96),
+        ("1.2MB", BudgetKind.FILE_BYTES, "1200000", 9_600_000 - 96),
+        ("2GB", BudgetKind.FILE_BYTES, "2000000000", 16_000_000_000 - 96),
+        ("300KiB", BudgetKind.FILE_BYTES, "307200", 307_200 * 8 - 96),
+        ("1MiB", BudgetKind.FILE_BYTES, "1048576", 2**23 - 96),
+        ("0.5 GiB", BudgetKind.FILE_BYTES, "536870912", 2**32 - 96),
+        (" 25% ", BudgetKind.FLOAT_PERCENT, "25", 8024 - 96),
+        ("12.5%", BudgetKind.FLOAT_PERCENT, "12.5", 4012 - 96),
+    ],
+)
+def test_every_form_means_what_the_grammar_says(text: str, kind: BudgetKind, value: str, bits: int) -> None:
+    budget = parse_budget(text)
+    assert budget.kind is kind
+    assert budget.value == Decimal(value)
+    assert budget.bits(weight_count=1000, fixed_bits=96, float_bits=32_096) == bits
+
+
+@settings(derandomize=True, deadline=None)
+@given(
+    number=st.decimals("0.001", "999999", places=3),
+    unit=st.sampled_from(["b", "B", "kB", "MB", "GB", "KiB", "MiB", "GiB", "%"]),
+)
+def test_a_budget_prints_back_and_reads_the_same_again(number: Decimal, unit: str) -> None:
+    budget = parse_budget(f"{number} {unit}")
+    assert str(budget) == f"{number}{unit}"
+    assert parse_budget(str(budget)) == budget
+
+
+def test_tenths_of_bits_are_not_lost_to_binary_fractions() -> None:
+    # In floats 4.35 * 100 is below 435.
+    assert parse_budget("4.35b").bits(100, 0, 0) == 435
+
+
+def test_an_average_does_not_pay_for_what_is_not_quantized() -> None:
+    assert parse_budget("4b").bits(1000, 10**9, 10**10) == 4000
+
+
+@pytest.mark.parametrize("text", ["1kB", "10%"])
+def test_a_file_that_its_fixed_part_fills_is_infeasible(text: str) -> None:
+    with pytest.raises(InfeasibleError, match=rf"budget {text} allows 8,000 bits .* needs 8,000 bits"):
+        parse_budget(text).bits(1000, 8000, 80_000)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "4", "b", "four bits", "4,5b", "1e3b", "nan", "nanb", "inf", "infMB", "4b4", "0x4b", "9" * 20 + "b"],
+)
+def test_what_is_no_budget_is_told_the_grammar(text: str) -> None:
+    with pytest.raises(InputError, match=r"is not a budget; write 4b or 3\.5b .* 1\.2MB, 300KiB .* 25%"):
+        parse_budget(text)
+
+
+@pytest.mark.parametrize("text", ["0b", "0.0MB", "-4b", "-1%"])
+def test_a_budget_is_above_zero(text: str) -> None:
+    with pytest.raises(InputError, match=rf"budget '{text}' is not above 0; write 4b"):
+        parse_budget(text)
+
+
+@pytest.mark.parametrize("text", ["4mb", "4Mb", "4kb", "4bits", "4TB", "4%%"])
+def test_units_that_could_be_bits_or_bytes_are_refused(text: str) -> None:
+    with pytest.raises(InputError, match=rf"'{text[1:]}' in the budget '{text}' is not a unit; write 4b"):
+        parse_budget(text)

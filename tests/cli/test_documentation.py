@@ -1,0 +1,64 @@
+"""What README, CONTRIBUTING and the published schemas say is so."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from apportion.allocator import Plan
+from apportion.sensitivity import Profile
+
+ROOT = Path(__file__).parents[2]
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+
+
+def text_of(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def commands() -> list[str]:
+    """Every `allocate` command of README."""
+    return re.findall(r"^ {4}(?:pip install \. && )?(allocate .+)$", text_of("README.md"), re.MULTILINE)
+
+
+def test_the_python_example_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (example,) = re.findall(r"```python\n(.+?)```", text_of("README.md"), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(example, "README.md", "exec"), names)
+    assert "proven optimal" in capsys.readouterr().out
+    assert names["logits"].shape == (500, 10)
+
+
+def test_every_option_that_readme_names_exists(allocate: Any) -> None:
+    help_text = allocate("--help").out
+    options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text_of("README.md")))
+    assert options
+    assert {option for option in options if option not in help_text} == set()
+
+
+def test_readme_begins_with_the_command_that_runs_the_embedded_default() -> None:
+    assert commands()[0] == "allocate --budget 4b"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_of_a_page_leads_to_something(page: str) -> None:
+    links = re.findall(r"\]\(([^)]+)\)", text_of(page))
+    assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
+
+
+@pytest.mark.parametrize(("name", "document"), [("plan", Plan), ("profile", Profile)])
+def test_the_published_schema_is_that_of_the_code_and_accepts_a_run(
+    finished: Path, name: str, document: type[Plan] | type[Profile]
+) -> None:
+    published = json.loads(text_of(f"docs/{name}.schema.json"))
+    assert published == document.json_schema(), "run: python docs/write_schemas.py"
+    jsonschema.Draft202012Validator.check_schema(published)
+    jsonschema.validate(json.loads((finished / f"{name}.json").read_text()), published)
