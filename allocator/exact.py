@@ -25,7 +25,7 @@ from .states import States, Trail, extend, undominated
 
 __all__ = ["SearchResult", "search_core"]
 
-MAX_STATES = 2**16
+MAX_STATES = 2**18
 """Partial choices kept after each unit while the search may still end with a proof."""
 THINNED_STATES = 2**12
 """Partial choices kept once it cannot, and good choices are all that is left to find."""

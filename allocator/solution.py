@@ -34,7 +34,8 @@ class Certificate(BaseModel):
     gap : float
         ``objective - bound``, at least 0.
     relative_gap : float
-        ``gap / max(|objective|, |bound|)``, and 0 where the gap is 0.
+        `gap` over the sum of the magnitudes of the chosen losses, which is `objective` where none is
+        negative; 0 where the gap is 0.
     status : Status
         Whether the search was complete, and if not, what stopped it.
     solver : str

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 import time
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..errors import InputError
 from .core import reduce_problem
 from .exact import SearchResult, search_core
@@ -68,11 +71,13 @@ def solve_on(frontier: Frontier, problem: Problem, *, deadline: float | None = N
     cost = int(problem.cost_of(choice).sum())
     if cost > problem.budget:
         raise RuntimeError(f"a choice of {cost} bits left the solver at a budget of {problem.budget}")
-    objective = math.fsum(problem.loss_of(choice))
-    return Solution(choice, objective, cost, _certify(objective, found, price))
+    losses = problem.loss_of(choice)
+    certificate = _certify(losses, found, price)
+    return Solution(choice, certificate.objective, cost, certificate)
 
 
-def _certify(objective: float, found: SearchResult, price: float) -> Certificate:
+def _certify(losses: NDArray[np.float64], found: SearchResult, price: float) -> Certificate:
+    objective = math.fsum(losses)
     # Rounded down, so that the bound stays one after its own rounding.
     bound = math.nextafter(objective - found.gap, -math.inf) if found.gap else objective
     gap = objective - bound
@@ -80,7 +85,7 @@ def _certify(objective: float, found: SearchResult, price: float) -> Certificate
         objective=objective,
         bound=bound,
         gap=gap,
-        relative_gap=gap / (max(abs(objective), abs(bound)) or 1.0),
+        relative_gap=gap / (math.fsum(np.abs(losses)) or gap or 1.0),
         status=found.status,
         solver=SOLVER,
         shadow_price=price,

@@ -128,9 +128,9 @@ def _write(subject: Subject, cells: dict[str, dict[str, dict[str, float | str] |
     notes = [
         f"{subject.name}, nearest rounding, weights only, options w2 to w8 with one step per channel. "
         f"Fisher scores from {subject.calibration.name}, exact ones from {few}; judged on "
-        f"{subject.held_out.name}. Float top-1 {100 * float(some['float_accuracy']):.2f}%. All plans are within "
-        "the budget with overheads counted. A dash: no choice fits (one 4-bit point and its step take more than "
-        "4 bits).",
+        f"{subject.held_out.name}. Float top-1 {100 * float(some['float_accuracy']):.2f}%. All plans are "
+        "within the budget with overheads counted. A dash: no choice fits (one 4-bit point and its step take "
+        "more than 4 bits).",
         "Per channel against per layer (both Fisher), geometric mean of the KL ratio over "
         f"{', '.join(COMPARED)}: **{ratio:.3f}**. Per channel against the best uniform option that fits: "
         f"{against_uniform:.3f}.",

@@ -55,12 +55,12 @@ def main() -> None:
         data.append({"case": title, "options": text, **numbers})
         print(title, *rows, sep="\n", flush=True)
     notes = [
-        f"Threads: {torch.get_num_threads()}. Rank correlation (Spearman) and geometric-mean ratio of Fisher to exact scores, over all layers "
-        "and options. Exact scores replay the network from the changed layer on (prefix reuse). One forward "
-        "pass is one pass of the float network over the same images in batches of 64 under inference mode, "
-        "the median of repeats taken before, between and after. *Quantizing* is the step search and point fit "
-        "of every option, needed by both kinds of scores; totals include it, the column 'without quantizing' "
-        "does not.",
+        f"Threads: {torch.get_num_threads()}. Rank correlation (Spearman) and geometric-mean ratio of "
+        "Fisher to exact scores, over all layers and options. Exact scores replay the network from the "
+        "changed layer on (prefix reuse). One forward pass is one pass of the float network over the same "
+        "images in batches of 64 under inference mode, the median of repeats taken before, between and "
+        "after. *Quantizing* is the step search and point fit of every option, needed by both kinds of "
+        "scores; totals include it, the column 'without quantizing' does not.",
     ]
     title = "Fisher scores against exact scores"
     write_report("scores", title, "python benchmarks/scores.py", tables, notes, {"cases": data})

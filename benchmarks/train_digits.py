@@ -19,13 +19,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from apportion.demo import DigitsNetwork
-from apportion.demo.data import DATA_FILE, PIXEL_LEVELS
-from apportion.demo.network import WEIGHTS_FILE
 from safetensors.torch import save
 from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn import functional
+
+from apportion.demo import DigitsNetwork
+from apportion.demo.data import DATA_FILE, PIXEL_LEVELS
+from apportion.demo.network import WEIGHTS_FILE
 
 SPLIT_SEED = 0
 TRAINING_SEED = 0

@@ -7,21 +7,21 @@ A safetensors file. For a layer L (by name):
     L/<option>/<i>/steps  half-precision steps (channels, groups), to be scaled by a power of two
     =<tensor name>        a tensor that is not quantized, as it is
 
-The metadata holds the format version, the plan as JSON, how each layer's weight is named and laid out in
-the program, and the exponents of the steps. Metadata, tensor names and offsets are the file's header;
-everything behind it is counted in the plan's size.
+The metadata has one entry, `apportion`: a JSON document with the format version, the plan, how each layer's
+weight is named and laid out in the program, and the exponents of the steps. Metadata, tensor names and
+offsets are the file's header; everything behind it is counted in the plan's size. One entry, because
+safetensors writes several in random order, and the same plan shall give the same bytes.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -45,7 +45,7 @@ from ..reconstruct import Finalized, StoredLayer, StoredPart
 
 __all__ = ["PackedNetwork", "read_packed", "write_packed"]
 
-FORMAT = "apportion-packed-1"
+ENTRY = "apportion"
 # Codes have at least 2 bits.
 MOST_WEIGHTS_PER_BYTE = 4
 DTYPES = {str(dtype): dtype for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
@@ -58,11 +58,18 @@ class Layout(BaseModel):
 
     tensor: str
     transposed: bool
-    dtype: str
+    dtype: Literal["torch.float16", "torch.bfloat16", "torch.float32", "torch.float64"]
 
 
-EXPONENTS = TypeAdapter(dict[str, Annotated[int, Field(ge=-200, le=200)]])
-LAYOUTS = TypeAdapter(dict[str, Layout])
+class Header(BaseModel):
+    """What the metadata holds beside safetensors' own names, types and offsets."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal["apportion-packed-1"] = "apportion-packed-1"
+    plan: Plan
+    layouts: dict[str, Layout]
+    exponents: dict[str, Annotated[int, Field(ge=-200, le=200)]]
 
 
 @dataclass(frozen=True)
@@ -122,17 +129,17 @@ def write_packed(path: Path, network: Network, plan: Plan, finalized: Finalized)
         if name not in quantized:
             tensors[f"={name}"] = finalized.biases.get(name, tensor).detach().cpu().contiguous().clone()
     layouts = {
-        layer.name: Layout(
-            tensor=layer.weight, transposed=layer.transposed, dtype=str(network.weight(layer).dtype)
+        layer.name: Layout.model_validate(
+            {
+                "tensor": layer.weight,
+                "transposed": layer.transposed,
+                "dtype": str(network.weight(layer).dtype),
+            }
         )
         for layer in network.layers
     }
-    metadata = {
-        "format": FORMAT,
-        "layouts": LAYOUTS.dump_json(layouts).decode(),
-        "plan": plan.model_dump_json(exclude_none=True),
-        "exponents": json.dumps(exponents),
-    }
+    header = Header(plan=plan, layouts=layouts, exponents=exponents)
+    metadata = {ENTRY: header.model_dump_json(exclude_none=True)}
     with replace_file(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
 
@@ -151,25 +158,19 @@ def read_packed(path: Path) -> PackedNetwork:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise InputError(f"cannot read packed weights {path}: {error}") from error
-    if metadata.get("format") != FORMAT:
-        raise InputError(
-            f"{path} has format {metadata.get('format')!r}; this version reads {FORMAT!r}, written by "
-            "`allocate finalize`"
-        )
-    plan = parse_document(metadata.get("plan", ""), Plan, f"the plan inside {path}")
+    if ENTRY not in metadata:
+        raise InputError(f"{path} is not a packed network; give one written by `allocate finalize`")
+    header = parse_document(metadata[ENTRY], Header, f"the header of {path}")
+    plan = header.plan
     try:
-        exponents = EXPONENTS.validate_json(metadata.get("exponents", ""))
-        layouts = LAYOUTS.validate_json(metadata.get("layouts", ""))
-        if set(layouts) != {layer.name for layer in plan.layers}:
+        if set(header.layouts) != {layer.name for layer in plan.layers}:
             raise InputError("its layouts and its plan name different layers")
-        if not {layout.dtype for layout in layouts.values()} <= set(DTYPES):
-            raise InputError(f"a weight has a type other than {', '.join(DTYPES)}")
         _check_counts(plan, tensors)
-        layers = tuple(_read_layer(plan, layer, tensors, exponents) for layer in plan.layers)
+        layers = tuple(_read_layer(layer, tensors, header.exponents) for layer in plan.layers)
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"{path} does not hold what its plan says: {error}") from error
     rest = {name[1:]: tensor for name, tensor in tensors.items() if name.startswith("=")}
-    return PackedNetwork(plan, Finalized(layers), layouts, rest)
+    return PackedNetwork(plan, Finalized(layers), header.layouts, rest)
 
 
 def _pack_channels(plan: Plan, layer: LayerPlan) -> Tensor:
@@ -201,9 +202,7 @@ def _check_steps(steps: Tensor, option: Option, channels: int, fan_in: int, name
         raise InputError(f"{name} holds a step that is NaN or infinite")
 
 
-def _read_layer(
-    plan: Plan, layer: LayerPlan, tensors: dict[str, Tensor], exponents: dict[str, int]
-) -> StoredLayer:
+def _read_layer(layer: LayerPlan, tensors: dict[str, Tensor], exponents: dict[str, int]) -> StoredLayer:
     chosen = layer.channel_options()
     fan_in = prod(layer.shape[1:])
     parts = []

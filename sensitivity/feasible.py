@@ -12,7 +12,7 @@ from ..quantizer import Option, StepUnit, channel_code_bits
 from .candidates import layer_options
 from .problems import Unit
 
-__all__ = ["Ledger", "check_feasible", "ledger_of"]
+__all__ = ["Ledger", "check_feasible", "ledger_of", "limit_bits"]
 
 
 class Ledger(NamedTuple):
@@ -75,9 +75,34 @@ def check_feasible(network: Network, options: Sequence[Option], budget: str, uni
         sizes = [option.size_bits(layer.channels, layer.fan_in) for option in fitting]
         least += min(sizes) + code_bits * layer.channels
         greatest += max(sizes) + code_bits * layer.channels
-    ledger = ledger_of(network)
-    if parse_budget(budget).bits(*ledger) >= least:
-        return
+    limit_bits(budget, ledger_of(network), least, greatest, [str(option) for option in options])
+
+
+def limit_bits(budget: str, ledger: Ledger, least: int, greatest: int, options: Sequence[str]) -> int:
+    """Bits that a budget leaves to the quantized weights.
+
+    Parameters
+    ----------
+    least, greatest : int
+        Bits of the quantized weights over all choices.
+    options : sequence of str
+        The option set, for the message.
+
+    Raises
+    ------
+    InputError
+        Not a budget.
+    InfeasibleError
+        Below `least`; names both ends of what can be reached.
+    """
+    parsed = parse_budget(budget)
+    try:
+        limit = parsed.bits(*ledger)
+    except InfeasibleError:
+        # What stays float takes all of it: worse than any shortage that the options could mend.
+        limit = -1
+    if limit >= least:
+        return limit
 
     def described(weight_bits: int) -> str:
         size_bits = weight_bits + ledger.fixed_bits
@@ -87,6 +112,6 @@ def check_feasible(network: Network, options: Sequence[Option], budget: str, uni
         )
 
     raise InfeasibleError(
-        f"budget {budget} is below what the options {', '.join(map(str, options))} can reach per {unit}: "
-        f"from {described(least)} to {described(greatest)}. Raise the budget or add smaller options"
+        f"budget {budget} is below what the options {', '.join(options)} can reach: from "
+        f"{described(least)} to {described(greatest)}. Raise the budget or add smaller options"
     )

@@ -151,8 +151,9 @@ def _chunk_scores(
     data: Data,
     chosen: Chosen,
     settings: FisherSettings,
-) -> tuple[Tensor, Tensor]:
-    """Projections (samples, draws, layers, options) and sample losses (samples, channels, options)."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Projections (samples, draws, layers, options); sum and sum of squares over samples of the channels'
+    losses, each (channels, options)."""
     uses: list[tuple[LayerCall, Tensor, Tensor]] = []
 
     def watch(call: LayerCall, entering: Tensor, leaving: Tensor) -> Tensor:
@@ -183,8 +184,10 @@ def _chunk_scores(
     scale = (chosen.weight / logits[0, ..., 0].numel()).sqrt().to(logits.device, torch.float32)
     effects = [totals[layer.name] * scale[:, None, None] for layer in span]
     layers = torch.stack([effect.sum(0) for effect in effects], 2)
-    channels = torch.cat([effect.square().sum(2) / 2 for effect in effects]).transpose(0, 1)
-    return layers.cpu(), channels.cpu()
+    losses = [effect.square().sum(2).double() / 2 for effect in effects]
+    total = torch.cat([loss.sum(1) for loss in losses])
+    square = torch.cat([loss.square().sum(1) for loss in losses])
+    return layers.cpu(), total.cpu(), square.cpu()
 
 
 def _noise(logits: Tensor, samples: Sequence[int], settings: FisherSettings) -> Tensor | None:

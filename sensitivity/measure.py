@@ -18,6 +18,7 @@ from ..network import Data, Layer, Network, fingerprint
 from ..quantizer import Option, Quantizer
 from .candidates import layer_options
 from .exact import score_exact
+from .feasible import ledger_of
 from .fisher import FisherSettings, score_fisher
 from .profile import Fingerprint, LayerProfile, OptionScore, Profile, ProfileArrays
 
@@ -130,8 +131,6 @@ def measure_profile(
         )
     seconds = time.perf_counter() - began
     _refuse_nonfinite(network, options, loss)
-    weight_count = sum(layer.channels * layer.fan_in for layer in network.layers)
-    quantized = {layer.weight for layer in network.layers}
     profile = Profile(
         method=method,
         labels=str(settings.labels) if method == "fisher" else None,
@@ -143,9 +142,7 @@ def measure_profile(
         quantizer=quantizer.settings(),
         options=tuple(str(option) for option in options),
         fingerprint=print_,
-        weight_count=weight_count,
-        fixed_bits=sum(_bits(tensor) for name, tensor in network.tensors.items() if name not in quantized),
-        float_bits=network.float_bits,
+        **ledger_of(network)._asdict(),
         skipped=dict(network.skipped),
         seconds={"scores": round(seconds, 3)},
         versions=tool_versions(),
@@ -190,7 +187,3 @@ def _refuse_nonfinite(network: Network, options: Sequence[Option], loss: Tensor)
             f"{options[column]}; check that the calibration data is scaled as in training, and that the "
             "layer's weights are finite and not extremely large"
         )
-
-
-def _bits(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size() * 8

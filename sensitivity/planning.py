@@ -15,22 +15,24 @@ from ..allocator import (
     parse_budget,
     solve,
 )
-from ..errors import InfeasibleError
 from ..quantizer import parse_option, stored_bits
+from .feasible import Ledger, limit_bits
 from .measure import tool_versions
 from .problems import Unit, problem_of, uniform_options
 from .profile import LayerProfile, Profile, ProfileArrays
 
-__all__ = ["best_uniform_plan", "budget_bits", "layer_bits", "predicted_loss", "solve_plan"]
+__all__ = ["best_uniform_plan", "budget_bits", "solve_plan"]
 
 
 def budget_bits(profile: Profile, budget: str) -> int:
-    """Bits that a budget leaves to the quantized weights.
+    """Bits that a budget leaves to the quantized weights, whatever the options can reach.
 
     Raises
     ------
     InputError
         Not a budget.
+    InfeasibleError
+        What stays float takes all of it.
     """
     return parse_budget(budget).bits(profile.weight_count, profile.fixed_bits, profile.float_bits)
 
@@ -59,17 +61,9 @@ def solve_plan(
     InfeasibleError
         No choice meets the budget; names the least and the greatest complexity.
     """
-    least, greatest = cost_range(problem_of(profile, arrays, unit, 0))
-    try:
-        limit = budget_bits(profile, budget)
-    except InfeasibleError:
-        limit = 0
-    if limit < least:
-        raise InfeasibleError(
-            f"budget {budget} is below what the options {', '.join(profile.options)} can reach: from "
-            f"{_describe(profile, least)} to {_describe(profile, greatest)}. Raise the budget or add "
-            "smaller options"
-        )
+    ledger = Ledger(profile.weight_count, profile.fixed_bits, profile.float_bits)
+    spread = cost_range(problem_of(profile, arrays, unit, 0))
+    limit = limit_bits(budget, ledger, spread.least, spread.greatest, profile.options)
     problem = problem_of(profile, arrays, unit, limit)
     solution = solve(problem, time_limit_s=time_limit_s)
     chosen = [profile.options[index] for index in solution.choice]
@@ -112,12 +106,12 @@ def best_uniform_plan(profile: Profile, plan: Plan) -> Plan | None:
     return _plan(profile, None, plan.budget, "layer", assigned, certificate)
 
 
-def layer_bits(profile: Profile, layer: LayerProfile, options: Sequence[str]) -> int:
+def _layer_bits(profile: Profile, layer: LayerProfile, options: Sequence[str]) -> int:
     """Stored bits of a layer whose channels have these options."""
     return stored_bits([parse_option(text) for text in options], layer.fan_in, len(profile.options))
 
 
-def predicted_loss(
+def _predicted_loss(
     profile: Profile, arrays: ProfileArrays | None, unit: Unit, row: int, options: Sequence[str]
 ) -> float:
     """Loss that the scores predict for a layer: its own score, or the sum of its channels' scores."""
@@ -140,14 +134,14 @@ def _plan(
 ) -> Plan:
     layers = []
     for row, (layer, options) in enumerate(zip(profile.layers, assigned, strict=True)):
-        size_bits = layer_bits(profile, layer, options)
+        size_bits = _layer_bits(profile, layer, options)
         layers.append(
             LayerPlan.from_channels(
                 layer.name,
                 layer.shape,
                 options,
                 size_bits=size_bits,
-                predicted_loss=predicted_loss(profile, arrays, unit, row, options),
+                predicted_loss=_predicted_loss(profile, arrays, unit, row, options),
                 mean_bits=size_bits / (layer.channels * layer.fan_in),
             )
         )
@@ -170,12 +164,4 @@ def _plan(
         assignment=assignment_digest(layers),
         versions=tool_versions(),
         layers=tuple(layers),
-    )
-
-
-def _describe(profile: Profile, weight_bits: int) -> str:
-    size_bytes = (weight_bits + profile.fixed_bits) / 8
-    return (
-        f"{weight_bits / profile.weight_count:.3f}b ({size_bytes / 1e6:.3f}MB, "
-        f"{800 * size_bytes / profile.float_bits:.2f}%)"
     )

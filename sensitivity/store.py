@@ -63,10 +63,15 @@ class SpanStore:
         """Shape (samples, draws, layers, options), float32."""
         return torch.cat(self._parts)
 
-    def add(self, projections: Tensor, channels: Tensor) -> None:
-        """Add a chunk: projections (samples, draws, layers, options), losses (samples, channels, options)."""
-        losses = channels.double()
-        total, square = losses.sum(0), losses.square().sum(0)
+    def add(self, projections: Tensor, total: Tensor, square: Tensor) -> None:
+        """Add a chunk of samples.
+
+        Parameters
+        ----------
+        projections : Tensor, shape (samples, draws, layers, options), float32
+        total, square : Tensor, shape (channels, options), float64
+            Sum and sum of squares over the chunk's samples of the channels' losses.
+        """
         self._parts.append(projections)
         self._sum = total if self._sum is None else self._sum + total
         self._square = square if self._square is None else self._square + square

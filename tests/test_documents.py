@@ -11,11 +11,12 @@ import string
 from pathlib import Path
 
 import pytest
-from apportion.documents import MAX_DEPTH, MAX_DOCUMENT_BYTES, read_document, replace_file, write_document
-from apportion.errors import InputError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict
+
+from apportion.documents import MAX_DEPTH, MAX_DOCUMENT_BYTES, read_document, replace_file, write_document
+from apportion.errors import InputError
 
 
 class Entry(BaseModel):

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-import apportion
 import pytest
+
+import apportion
 
 ROOT = Path(__file__).resolve().parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

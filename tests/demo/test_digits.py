@@ -7,10 +7,11 @@ from importlib.resources import files
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
 from apportion.demo import Digits, DigitsNetwork, digits_data, digits_network
 from apportion.demo.data import DATA_FILE
 from apportion.demo.network import WEIGHTS_FILE
-from torch import nn
 
 PACKAGE = files("apportion.demo")
 
