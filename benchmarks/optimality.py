@@ -51,9 +51,9 @@ def main() -> None:
             "The solver reduces a problem to the options that its linear relaxation does not rule out, and "
             "searches those completely. `proven` counts the instances that end with a proof; the gap of a "
             "proof is the rounding of its float64 sums, and is part of the certificate.",
-            "Adversarial instances have losses scaled by 1e-12 to 1e12 and costs of up to 2^50 bits. Those that "
-            "end without a proof are subset sums in effect: no price rules any option out, and with costs near "
-            "2^50 bits few choices share a cost.",
+            "Adversarial instances have losses scaled by 1e-12 to 1e12 and costs of up to 2^50 bits. Those "
+            "that end without a proof are subset sums in effect: no price rules any option out, and of costs "
+            "that large few add up to the same sum.",
             "HiGHS runs with both gaps at 0 and losses scaled to an objective of 100. Its tolerance on the "
             "budget lets it exceed it by a few bits, which buys it a smaller loss; compared are the others.",
         ],

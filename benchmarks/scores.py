@@ -1,6 +1,6 @@
 """Fisher scores against exact ones: agreement, and cost in plain forward passes over the same images.
 
-    python benchmarks/scores.py
+    python benchmarks/scores.py --threads 1
 
 Times are taken side by side in one run. Quantizing the options is common to both kinds of scores and is
 reported on its own and within each total.
@@ -24,7 +24,7 @@ from apportion.sensitivity import FisherSettings, Labels, score_exact, score_fis
 from apportion.sensitivity.candidates import perturbations
 
 TEN = "w2..8,w2x2,w3x2,w4x2"
-THIRTY = "w2..8,w2..8t,w2..8g16,w2x2..4,w3x2,w4x2,w2x2..3g16,w3x2g16,w4x2g16"
+THIRTY = "w2..8,w2..8t,w2..8g64,w2x2..4,w3x2,w4x2,w2x2..3g64,w3x2g64,w4x2g64"
 CASES = ((RESNET, 512, TEN, True), (RESNET, 512, THIRTY, False), (VIT, 64, TEN, True))
 SETTINGS = (
     ("projected, 2 draws (default)", FisherSettings()),
@@ -63,7 +63,7 @@ def main() -> None:
         "scores; totals include it, the column 'without quantizing' does not.",
     ]
     title = "Fisher scores against exact scores"
-    write_report("scores", title, "python benchmarks/scores.py", tables, notes, {"cases": data})
+    write_report("scores", title, "python benchmarks/scores.py --threads 1", tables, notes, {"cases": data})
 
 
 def _case(
