@@ -16,6 +16,8 @@ Text = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 Ranges = Annotated[str, StringConstraints(min_length=1, max_length=10_000_000)]
 Bits = Annotated[int, Field(ge=0)]
 Size = Annotated[int, Field(gt=0)]
+# Beyond any layer in use; a forged plan shall not make lists of channels that fill the memory.
+Axis = Annotated[int, Field(gt=0, le=2**24)]
 
 
 class Document(BaseModel):
@@ -46,7 +48,7 @@ class LayerPlan(Document):
     """
 
     name: Text
-    shape: tuple[Size, ...] = Field(min_length=1, max_length=8)
+    shape: tuple[Axis, ...] = Field(min_length=1, max_length=8)
     option: Text | None = None
     channels: dict[Text, Ranges] | None = None
     size_bits: Bits
