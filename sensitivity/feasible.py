@@ -75,10 +75,12 @@ def check_feasible(network: Network, options: Sequence[Option], budget: str, uni
         sizes = [option.size_bits(layer.channels, layer.fan_in) for option in fitting]
         least += min(sizes) + code_bits * layer.channels
         greatest += max(sizes) + code_bits * layer.channels
-    limit_bits(budget, ledger_of(network), least, greatest, [str(option) for option in options])
+    limit_bits(budget, unit, ledger_of(network), least, greatest, [str(option) for option in options])
 
 
-def limit_bits(budget: str, ledger: Ledger, least: int, greatest: int, options: Sequence[str]) -> int:
+def limit_bits(
+    budget: str, unit: Unit, ledger: Ledger, least: int, greatest: int, options: Sequence[str]
+) -> int:
     """Bits that a budget leaves to the quantized weights.
 
     Parameters
@@ -112,6 +114,7 @@ def limit_bits(budget: str, ledger: Ledger, least: int, greatest: int, options: 
         )
 
     raise InfeasibleError(
-        f"budget {budget} is below what the options {', '.join(options)} can reach: from "
-        f"{described(least)} to {described(greatest)}. Raise the budget or add smaller options"
+        f"budget {budget} is below what the options {', '.join(options)} can reach per {unit}: from "
+        f"{described(least)} to {described(greatest)}, of which {ledger.fixed_bits / 8e6:.3g}MB are stored "
+        "unquantized. Raise the budget or add smaller options"
     )

@@ -63,7 +63,7 @@ def solve_plan(
     """
     ledger = Ledger(profile.weight_count, profile.fixed_bits, profile.float_bits)
     spread = cost_range(problem_of(profile, arrays, unit, 0))
-    limit = limit_bits(budget, ledger, spread.least, spread.greatest, profile.options)
+    limit = limit_bits(budget, unit, ledger, spread.least, spread.greatest, profile.options)
     problem = problem_of(profile, arrays, unit, limit)
     solution = solve(problem, time_limit_s=time_limit_s)
     chosen = [profile.options[index] for index in solution.choice]
