@@ -119,7 +119,7 @@ def test_a_budget_that_cannot_be_met_names_the_least_and_the_greatest(
     make_profile: MakeProfile, unit: Unit
 ) -> None:
     profile, arrays = make_profile()
-    message = r"budget 2b is below what the options w2, w3, w4, w5 can reach per \w+: from ([\d.]+)b .* to ([\d.]+)b"
+    message = r"budget 2b is below what the options w2, .* can reach per \w+: from ([\d.]+)b .* to ([\d.]+)b"
     with pytest.raises(InfeasibleError, match=message) as caught:
         solve_plan(profile, arrays, "2b", unit)
     found = re.search(message, str(caught.value))
