@@ -1,4 +1,4 @@
-"""The digits network, a profile of it, and plans made by hand."""
+"""One thread for all tests; the digits network, a profile of it, and plans made by hand."""
 
 from __future__ import annotations
 
