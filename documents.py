@@ -17,7 +17,14 @@ from pydantic import BaseModel, ValidationError
 
 from .errors import InputError
 
-__all__ = ["parse_document", "read_document", "replace_file", "write_document"]
+__all__ = [
+    "parse_document",
+    "read_document",
+    "read_text",
+    "replace_file",
+    "validate_document",
+    "write_document",
+]
 
 MAX_DOCUMENT_BYTES = 64 * 2**20
 MAX_DEPTH = 64
@@ -90,17 +97,28 @@ def read_document(path: Path, model: type[Model], what: str) -> Model:
         finite, or not a valid `model`; names the field.
     """
     what = f"{what} {path}"
+    text = read_text(path, what)
+    return validate_document(_parse(text, what), model, what)
+
+
+def read_text(path: Path, what: str) -> str:
+    """Read UTF-8 text of at most 64 MiB; `what` stands for the file in messages.
+
+    Raises
+    ------
+    InputError
+        Missing, unreadable, too large or not UTF-8.
+    """
     try:
         with Path(path).open("rb") as file:
             # Never the whole file first: a device has no size and no end.
             stored = file.read(MAX_DOCUMENT_BYTES + 1)
         if len(stored) > MAX_DOCUMENT_BYTES:
             raise InputError(f"{what} has more than {MAX_DOCUMENT_BYTES:,} bytes, the most a document has")
-        text = stored.decode("utf-8")
+        return stored.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise InputError(f"cannot read {what}: {reason}") from error
-    return validate_document(_parse(text, what), model, what)
 
 
 def parse_document(text: str, model: type[Model], what: str) -> Model:

@@ -7,8 +7,17 @@ from .fingerprint import fingerprint
 from .layer import Layer, LayerCall, from_rows, rows
 from .load import load_model
 from .network import InputShape, Network
+from .paired import PairedDrop, accuracy_drop, mean_drop, perplexity_rise
 from .program import load_program, save_program
-from .quality import Quality, batches, float_logits, kl_divergence, measure_quality
+from .quality import (
+    Quality,
+    SampleQuality,
+    batches,
+    float_logits,
+    kl_divergence,
+    measure_quality,
+    measure_samples,
+)
 from .replay import Replay
 
 __all__ = [
@@ -18,8 +27,11 @@ __all__ = [
     "Layer",
     "LayerCall",
     "Network",
+    "PairedDrop",
     "Quality",
     "Replay",
+    "SampleQuality",
+    "accuracy_drop",
     "batches",
     "capture",
     "check_data",
@@ -30,7 +42,10 @@ __all__ = [
     "load_data",
     "load_model",
     "load_program",
+    "mean_drop",
     "measure_quality",
+    "measure_samples",
+    "perplexity_rise",
     "rows",
     "save_program",
 ]

@@ -6,7 +6,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -43,11 +43,12 @@ _UNREADABLE = (
 
 @dataclass(frozen=True)
 class _Raw:
-    """Arrays as read; `pixels` says that they were called images."""
+    """Arrays as read; `pixels` says that they were called images, `spaced` that a limit spaces them."""
 
     inputs: Array
     labels: Array | None
     pixels: bool
+    spaced: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,14 +64,30 @@ class Data:
         int64, `(samples,)`, or `(samples, tokens)` for a class per token.
     name : str
         Where it came from, for documents and messages.
+    spaced : bool
+        Whether fewer samples are taken evenly spaced, as from folders of images, or else the first ones.
     """
 
     inputs: Tensor
     labels: Tensor | None
     name: str
+    spaced: bool = False
 
     def __len__(self) -> int:
         return len(self.inputs)
+
+    def places(self, count: int) -> Tensor:
+        """Where the samples are that `load_data` gives when limited to `count`; all where there are fewer.
+
+        Of evenly spaced samples that holds for every `count` that divides their number.
+        """
+        count = min(count, len(self))
+        return torch.arange(count) * len(self) // count if self.spaced else torch.arange(count)
+
+    def take(self, places: Tensor) -> Data:
+        """The samples at some places."""
+        labels = None if self.labels is None else self.labels[places]
+        return replace(self, inputs=self.inputs[places], labels=labels)
 
 
 def load_data(
@@ -114,7 +131,7 @@ def load_data(
     if match is not None:
         raw = _read_arrays(Path(match["path"]), match["part"])
     elif Path(spec).is_dir() or spec.endswith(".zip"):
-        raw = _Raw(*read_images(Path(spec), limit), pixels=True)
+        raw = _Raw(*read_images(Path(spec), limit), pixels=True, spaced=True)
     elif ":" in spec:
         raw = _call_loader(spec)
     else:
@@ -133,6 +150,7 @@ def load_data(
         inputs=to_inputs(raw.inputs[:limit], spec, pixels=raw.pixels, mean=mean, std=std),
         labels=None if raw.labels is None else to_labels(raw.labels[:limit], spec),
         name=spec,
+        spaced=raw.spaced,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -46,6 +46,8 @@ class Network:
         In execution order of first use.
     skipped : dict
         Matrices and filters that stay float, each with the reason.
+    excluded : tuple of str
+        Names of layers that `without` took out of `layers`.
     """
 
     def __init__(
@@ -57,7 +59,13 @@ class Network:
         self.inputs = inputs
         self.layers: tuple[Layer, ...] = found.layers
         self.skipped: dict[str, str] = found.skipped
+        self.excluded: tuple[str, ...] = ()
         self.schedule = Schedule(graph, found.calls)
+        self._calls = found.calls
+
+    def reads(self, layer: Layer) -> tuple[str, ...]:
+        """Names of the values that enter a layer, one for each of its uses, in execution order."""
+        return tuple(self._calls[node][1] for node in layer.nodes)
 
     def weight(self, layer: Layer) -> Tensor:
         """The float weight of a layer, of shape `layer.shape`."""
@@ -142,6 +150,42 @@ class Network:
         other.tensors = self.overlay(tensors)
         return other
 
+    def without(self, names: Collection[str], reason: str) -> Network:
+        """The same program in which some layers stay float: they are `skipped`, and no longer `layers`.
+
+        Parameters
+        ----------
+        names : collection of str
+            Layers, by name.
+        reason : str
+            Why, as `skipped` states it.
+
+        Raises
+        ------
+        InputError
+            A name is not one of a layer, or no layer would be left.
+        """
+        known = [layer.name for layer in self.layers]
+        for name in names:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=3, cutoff=0.3) or known[:3]
+                raise InputError(f"the network has no layer '{name}'; the nearest are {', '.join(near)}")
+        if not names:
+            return self
+        left = tuple(layer for layer in self.layers if layer.name not in names)
+        if not left:
+            raise InputError("every layer would stay float; leave one that is quantized")
+        out = [layer for layer in self.layers if layer.name in names]
+        other = copy.copy(self)
+        # It would hold the layers that are left out.
+        other.__dict__.pop("blocks", None)
+        other.layers = left
+        other.skipped = self.skipped | {layer.weight: reason for layer in out}
+        other.excluded = (*self.excluded, *(layer.name for layer in out))
+        other._calls = {node: use for node, use in self._calls.items() if use[0].layer in left}
+        other.schedule = Schedule(self.graph, other._calls)
+        return other
+
     def to(self, device: torch.device | str) -> Network:
         """The network on another device; operators that make tensors make them there."""
         target = torch.device(device)
@@ -150,7 +194,11 @@ class Network:
         for node in graph.nodes:
             node.args = _on_device(node.args, target)
             node.kwargs = _on_device(node.kwargs, target)
-        return Network(graph, {name: tensor.to(target) for name, tensor in self.tensors.items()}, self.inputs)
+        tensors = {name: tensor.to(target) for name, tensor in self.tensors.items()}
+        moved = Network(graph, tensors, self.inputs)
+        for layer in [layer for layer in moved.layers if layer.name in self.excluded]:
+            moved = moved.without([layer.name], self.skipped[layer.weight])
+        return moved
 
     def overlay(self, tensors: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
         """All tensors, those given in place of those stored.

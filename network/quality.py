@@ -12,7 +12,15 @@ from ..errors import InputError
 from .data import Data
 from .network import Network
 
-__all__ = ["Quality", "batches", "float_logits", "kl_divergence", "measure_quality"]
+__all__ = [
+    "Quality",
+    "SampleQuality",
+    "batches",
+    "float_logits",
+    "kl_divergence",
+    "measure_quality",
+    "measure_samples",
+]
 
 BATCH = 64
 
@@ -37,6 +45,38 @@ class Quality:
     samples: int
     accuracy: float | None = None
     float_accuracy: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class SampleQuality:
+    """How far a network is from the float one, sample by sample.
+
+    Attributes
+    ----------
+    loss : Tensor, shape (samples,), float64
+        ``KL(float || changed)``, mean over positions, in nats.
+    right, float_right : bool Tensor or None
+        Whether the changed and the float network's top-1 answers are right, in the shape of the labels.
+    cross_entropy, float_cross_entropy : Tensor or None, shape (samples,), float64
+        ``-log q(label)`` of the changed and of the float network, mean over positions, in nats.
+    """
+
+    loss: Tensor
+    right: Tensor | None = None
+    float_right: Tensor | None = None
+    cross_entropy: Tensor | None = None
+    float_cross_entropy: Tensor | None = None
+
+    def quality(self) -> Quality:
+        """Means over samples."""
+        count = len(self.loss)
+        return Quality(
+            loss=float(self.loss.mean()),
+            standard_error=float(self.loss.std() / count**0.5) if count > 1 else 0.0,
+            samples=count,
+            accuracy=_share(self.right),
+            float_accuracy=_share(self.float_right),
+        )
 
 
 def kl_divergence(reference: Tensor, logits: Tensor) -> Tensor:
@@ -87,7 +127,20 @@ def measure_quality(
     batch: int = BATCH,
     on_batch: Callable[[int], None] | None = None,
 ) -> Quality:
-    """Quality of the network with some tensors replaced.
+    """Quality of the network with some tensors replaced: the means of `measure_samples`."""
+    return measure_samples(network, data, tensors, reference, batch=batch, on_batch=on_batch).quality()
+
+
+def measure_samples(
+    network: Network,
+    data: Data,
+    tensors: Mapping[str, Tensor],
+    reference: Tensor,
+    *,
+    batch: int = BATCH,
+    on_batch: Callable[[int], None] | None = None,
+) -> SampleQuality:
+    """Quality of the network with some tensors replaced, for every sample.
 
     Parameters
     ----------
@@ -98,25 +151,48 @@ def measure_quality(
     on_batch : callable, optional
         Told the number of samples done.
     """
-    losses, right, float_right, done = [], 0, 0, 0
+    parts: list[SampleQuality] = []
+    done = 0
     for logits in _outputs(network, data, tensors, batch):
-        part = slice(done, done + len(logits))
-        losses.append(kl_divergence(reference[part], logits))
-        if data.labels is not None:
-            right += int((logits.argmax(-1) == data.labels[part]).sum())
-            float_right += int((reference[part].argmax(-1) == data.labels[part]).sum())
-        done = part.stop
+        here = slice(done, done + len(logits))
+        labels = data.labels[here] if data.labels is not None else None
+        parts.append(_compare(reference[here], logits, labels))
+        done = here.stop
         if on_batch is not None:
             on_batch(done)
-    loss = torch.cat(losses)
-    answers = data.labels.numel() if data.labels is not None else 0
-    return Quality(
-        loss=float(loss.mean()),
-        standard_error=float(loss.std() / len(loss) ** 0.5) if len(loss) > 1 else 0.0,
-        samples=len(loss),
-        accuracy=right / answers if answers else None,
-        float_accuracy=float_right / answers if answers else None,
+
+    def joined(name: str) -> Tensor | None:
+        return torch.cat([getattr(part, name) for part in parts]) if data.labels is not None else None
+
+    return SampleQuality(
+        torch.cat([part.loss for part in parts]),
+        joined("right"),
+        joined("float_right"),
+        joined("cross_entropy"),
+        joined("float_cross_entropy"),
     )
+
+
+def _compare(reference: Tensor, logits: Tensor, labels: Tensor | None) -> SampleQuality:
+    loss = kl_divergence(reference, logits)
+    if labels is None:
+        return SampleQuality(loss)
+    return SampleQuality(
+        loss,
+        logits.argmax(-1) == labels,
+        reference.argmax(-1) == labels,
+        _cross_entropy(logits, labels),
+        _cross_entropy(reference, labels),
+    )
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    picked = -logits.double().log_softmax(-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+    return picked.flatten(1).mean(1) if picked.ndim > 1 else picked
+
+
+def _share(right: Tensor | None) -> float | None:
+    return int(right.sum()) / right.numel() if right is not None and right.numel() else None
 
 
 def _outputs(

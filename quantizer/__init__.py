@@ -1,12 +1,13 @@
 """What a low-bit tensor is: option, grid, step search, points and packing."""
 
 from .grid import Grid, Rounding, signed_grid
-from .option import Option, StepUnit, parse_option, parse_options
+from .option import Option, StepUnit, option_names, parse_option, parse_options
 from .packing import pack_codes, packed_bytes, unpack_codes
 from .points import Points, fit_greedy, fit_joint, fit_point
 from .quantize import PointFit, QuantizedRows, Quantizer
 from .size import channel_code_bits, stored_bits
 from .steps import StepSearch, search_steps, steps_from_half, steps_to_half
+from .sums import code_combinations
 
 __all__ = [
     "Grid",
@@ -19,9 +20,11 @@ __all__ = [
     "StepSearch",
     "StepUnit",
     "channel_code_bits",
+    "code_combinations",
     "fit_greedy",
     "fit_joint",
     "fit_point",
+    "option_names",
     "pack_codes",
     "packed_bytes",
     "parse_option",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ..errors import InputError
 
-__all__ = ["STEP_BITS", "Option", "StepUnit", "parse_option", "parse_options"]
+__all__ = ["STEP_BITS", "Option", "StepUnit", "option_names", "parse_option", "parse_options"]
 
 STEP_BITS = 16
 MIN_BITS, MAX_BITS, MAX_POINTS, MAX_GROUP = 2, 8, 8, 999_999
@@ -140,3 +140,14 @@ def parse_options(text: str) -> tuple[Option, ...]:
     if not options:
         raise InputError(f"'{text}' names no option; write for example w2..8")
     return tuple(sorted(options, key=lambda option: (option.bits * option.points, option)))
+
+
+def option_names(text: str) -> tuple[str, ...]:
+    """The options of a list as `parse_options` reads it, each in its own text form.
+
+    Raises
+    ------
+    InputError
+        See `parse_options`.
+    """
+    return tuple(str(option) for option in parse_options(text))

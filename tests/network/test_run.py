@@ -134,3 +134,54 @@ def test_moving_to_another_device_moves_tensors_and_what_operators_make() -> Non
     assert moved.run(torch.zeros(3, 4, device="meta")).shape == (3, 4)
     assert moved.layers == network.layers
     assert network.device.type == "cpu"
+
+
+def test_layers_left_out_stay_float_and_change_nothing_else(mixed_network: Network, images: Tensor) -> None:
+    first, second = mixed_network.layers[0], mixed_network.layers[1]
+    without = mixed_network.without([second.name], "asked to")
+    assert [layer.name for layer in without.layers] == [
+        layer.name for layer in mixed_network.layers if layer is not second
+    ]
+    assert without.skipped[second.weight] == "asked to"
+    assert without.excluded == (second.name,)
+    assert mixed_network.excluded == ()
+    assert torch.equal(without.run(images), mixed_network.run(images))
+    seen: list[str] = []
+    without.run(images, on_layer=lambda call, source, result: (seen.append(call.layer.name), result)[1])
+    assert first.name in seen
+    assert second.name not in seen
+    assert all(second not in block.layers for block in without.blocks)
+    assert without.without([], "nothing") is without
+
+
+def test_layers_left_out_stay_so_on_another_device(mixed_network: Network) -> None:
+    name = mixed_network.layers[0].name
+    moved = mixed_network.without([name], "asked to").to("cpu")
+    assert moved.excluded == (name,)
+    assert moved.skipped[mixed_network.layers[0].weight] == "asked to"
+    assert name not in [layer.name for layer in moved.layers]
+
+
+def test_leaving_out_no_layer_or_all_is_refused(mixed_network: Network) -> None:
+    with pytest.raises(InputError, match=r"no layer 'heed'; the nearest are head"):
+        mixed_network.without(["heed"], "asked to")
+    with pytest.raises(InputError, match="every layer would stay float"):
+        mixed_network.without([layer.name for layer in mixed_network.layers], "asked to")
+
+
+def test_projections_of_one_input_read_the_same_value() -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.query, self.key, self.value = (nn.Linear(6, 6) for _ in range(3))
+            self.out = nn.Linear(6, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            scores = self.query(x) @ self.key(x).transpose(1, 2)
+            logits: Tensor = self.out(scores.softmax(-1) @ self.value(x)).mean(1)
+            return logits
+
+    network = capture(Attention().eval(), torch.randn(2, 3, 6))
+    reads = {layer.name: network.reads(layer) for layer in network.layers}
+    assert reads["query"] == reads["key"] == reads["value"]
+    assert reads["out"] != reads["query"]
