@@ -1,9 +1,24 @@
 """The mathematics of the budget: problem, frontier, proven solution, budget grammar, plan and its charts."""
 
-from .budget import Budget, BudgetKind, parse_budget
+from .budget import SIZE, Budget, BudgetKind, average_budget, parse_budget
 from .chart import label_layers, layer_chart_width, save_figure
+from .conflict import check_together
+from .constraints import Constraints, ConstraintsFile, match_layers, read_constraints
+from .convex import solve_constrained
+from .cut import LayerCut, fitting_cut
+from .frontier_chart import DropSeries, FrontierData, draw_frontier, frontier_data
 from .hull import Frontier, lower_frontier
+from .joint import JointProblem, descend
+from .kept import Excess, check_rules, excesses, further_costs
 from .layer_plan import LayerPlan
+from .measured_frontier import (
+    FrontierCurve,
+    FrontierPoint,
+    MeasuredFrontier,
+    read_frontier,
+    write_frontier,
+)
+from .multi import MultiProblem
 from .pareto import ParetoCurve, pareto_curve
 from .pareto_chart import ParetoData, ParetoPoint, draw_pareto, pareto_data
 from .plan import (
@@ -11,6 +26,7 @@ from .plan import (
     Guard,
     Measured,
     Plan,
+    Refinement,
     assignment_digest,
     check_layers,
     read_plan,
@@ -18,40 +34,92 @@ from .plan import (
 )
 from .plan_chart import PlanData, draw_plan, plan_data
 from .problem import Problem, cost_range
-from .solution import Certificate, Solution, Status
+from .rules import Rules, expand_auto, match_rules
+from .solution import Certificate, MultiSolution, Solution, Status
 from .solve import solve
+from .solve_joint import solve_joint
+from .solve_multi import solve_multi
+from .tables import BOPS, CostTable, WholeCosts, read_table
+from .tolerance import Drop, DropKind, Search, SearchOutcome, Tolerance, Trial, parse_tolerance
+from .unit import Unit, parse_unit
 
 __all__ = [
+    "BOPS",
+    "SIZE",
     "Budget",
     "BudgetKind",
     "Certificate",
     "Complexity",
+    "Constraints",
+    "ConstraintsFile",
+    "CostTable",
+    "Drop",
+    "DropKind",
+    "DropSeries",
+    "Excess",
     "Frontier",
+    "FrontierCurve",
+    "FrontierData",
+    "FrontierPoint",
     "Guard",
+    "JointProblem",
+    "LayerCut",
     "LayerPlan",
     "Measured",
+    "MeasuredFrontier",
+    "MultiProblem",
+    "MultiSolution",
     "ParetoCurve",
     "ParetoData",
     "ParetoPoint",
     "Plan",
     "PlanData",
     "Problem",
+    "Refinement",
+    "Rules",
+    "Search",
+    "SearchOutcome",
     "Solution",
     "Status",
+    "Tolerance",
+    "Trial",
+    "Unit",
+    "WholeCosts",
     "assignment_digest",
+    "average_budget",
     "check_layers",
+    "check_rules",
+    "check_together",
     "cost_range",
+    "descend",
+    "draw_frontier",
     "draw_pareto",
     "draw_plan",
+    "excesses",
+    "expand_auto",
+    "fitting_cut",
+    "frontier_data",
+    "further_costs",
     "label_layers",
     "layer_chart_width",
     "lower_frontier",
+    "match_layers",
+    "match_rules",
     "pareto_curve",
     "pareto_data",
     "parse_budget",
+    "parse_tolerance",
+    "parse_unit",
     "plan_data",
+    "read_constraints",
+    "read_frontier",
     "read_plan",
+    "read_table",
     "save_figure",
     "solve",
+    "solve_constrained",
+    "solve_joint",
+    "solve_multi",
+    "write_frontier",
     "write_plan",
 ]

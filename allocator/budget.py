@@ -1,4 +1,4 @@
-"""How a budget is written: ``4b``, ``1.2MB``, ``300KiB``, ``25%``."""
+"""How a budget is written: ``4b``, ``1.2MB``, ``300KiB``, ``25%``, ``bops=2.5G``, ``latency=3.5``."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ from decimal import Decimal
 
 from ..errors import InfeasibleError, InputError
 
-__all__ = ["Budget", "BudgetKind", "parse_budget"]
+__all__ = ["SIZE", "Budget", "BudgetKind", "average_budget", "parse_budget"]
 
-BUDGET_FORM = re.compile(r"(?P<number>[+-]?(?:\d{1,15}(?:\.\d{0,9})?|\.\d{1,9}))\s*(?P<unit>[A-Za-z%]+)")
+SIZE = "size"
+"""The quantity that budgets without a name limit."""
+BUDGET_FORM = re.compile(
+    r"(?:(?P<name>[A-Za-z_][\w-]{0,63})\s*=\s*)?"
+    r"(?P<number>[+-]?(?:\d{1,15}(?:\.\d{0,9})?|\.\d{1,9}))\s*(?P<unit>[A-Za-z%]*)"
+)
 BYTES_OF_UNIT = {
     "B": 1,
     "kB": 10**3,
@@ -22,9 +27,14 @@ BYTES_OF_UNIT = {
     "MiB": 2**20,
     "GiB": 2**30,
 }
+MULTIPLES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 GRAMMAR = (
     "write 4b or 3.5b (average stored bits per quantized weight), 1.2MB, 300KiB or 512B (the whole file; "
     f"units {', '.join(BYTES_OF_UNIT)}), or 25% (of the float network)"
+)
+NAMED_GRAMMAR = (
+    "write bops=2.5G (bit operations), or the name of a table of costs and a limit, such as latency=3.5; "
+    "k, M, G and T are thousand to trillion"
 )
 
 
@@ -34,25 +44,29 @@ class BudgetKind(enum.StrEnum):
     AVERAGE_BITS = "average stored bits per quantized weight"
     FILE_BYTES = "bytes of the whole file"
     FLOAT_PERCENT = "percent of the float network"
+    TOTAL = "total of a quantity over all layers"
 
 
 @dataclass(frozen=True)
 class Budget:
-    """A limit on the storage of a network.
+    """A limit on the storage of a network, or on another quantity.
 
     Parameters
     ----------
     kind : BudgetKind
         What is limited.
     value : Decimal
-        Bits per quantized weight, bytes, or percent; exact, as written.
+        Bits per quantized weight, bytes, percent, or the limit on the total; exact, as written.
     text : str
         The budget as written, which `str` gives back; budgets that differ in it alone are equal.
+    quantity : str
+        ``size``, ``bops`` or the name of a table of costs.
     """
 
     kind: BudgetKind
     value: Decimal
     text: str = field(compare=False)
+    quantity: str = SIZE
 
     def __str__(self) -> str:
         return self.text
@@ -74,9 +88,13 @@ class Budget:
 
         Raises
         ------
+        InputError
+            A budget of another quantity than the size.
         InfeasibleError
             What is stored unquantized leaves nothing of the budget.
         """
+        if self.kind is BudgetKind.TOTAL:
+            raise InputError(f"the budget {self} limits {self.quantity} and not the size; {GRAMMAR}")
         if self.kind is BudgetKind.AVERAGE_BITS:
             return int(self.value * weight_count)
         whole = self.value * 8 if self.kind is BudgetKind.FILE_BYTES else self.value * float_bits / 100
@@ -90,10 +108,11 @@ class Budget:
 
 
 def parse_budget(text: str) -> Budget:
-    """Read a budget: ``4b``, ``1.2MB``, ``300KiB``, ``512B``, ``25%``.
+    """Read a budget: ``4b``, ``1.2MB``, ``300KiB``, ``512B``, ``25%``, ``bops=2.5G``, ``latency=3.5``.
 
     ``b`` is the average of stored bits per quantized weight, overheads included; bytes and percent limit the
-    whole file. Case matters, since a bit is not a byte.
+    whole file. Case matters, since a bit is not a byte. A name and ``=`` limit the total of that quantity;
+    ``size=4b`` is ``4b``.
 
     Raises
     ------
@@ -102,11 +121,15 @@ def parse_budget(text: str) -> Budget:
     """
     stripped = text.strip()
     match = BUDGET_FORM.fullmatch(stripped)
-    if match is None:
-        raise InputError(f"'{stripped[:80]}' is not a budget; {GRAMMAR}")
+    named = match is not None and match["name"] not in (None, SIZE)
+    grammar = NAMED_GRAMMAR if named else GRAMMAR
+    if match is None or not (named or match["unit"]):
+        raise InputError(f"'{stripped[:80]}' is not a budget; {grammar}")
     number, unit = Decimal(match["number"]), match["unit"]
     if number <= 0:
-        raise InputError(f"the budget '{stripped}' is not above 0; {GRAMMAR}")
+        raise InputError(f"the budget '{stripped}' is not above 0; {grammar}")
+    if named:
+        return _total(match["name"], number, unit, stripped)
     written = f"{match['number']}{unit}"
     if unit == "b":
         return Budget(BudgetKind.AVERAGE_BITS, number, written)
@@ -115,3 +138,21 @@ def parse_budget(text: str) -> Budget:
     if unit not in BYTES_OF_UNIT:
         raise InputError(f"'{unit}' in the budget '{stripped}' is not a unit; {GRAMMAR}")
     return Budget(BudgetKind.FILE_BYTES, number * BYTES_OF_UNIT[unit], written)
+
+
+def average_budget(weight_bits: int, weight_count: int) -> str:
+    """The least budget with four decimals, such as ``3.1416b``, that allows so many bits of the weights."""
+    steps = -(-weight_bits * 10_000 // weight_count)
+    return f"{Decimal(steps) / 10_000:.4f}b"
+
+
+def _total(name: str, number: Decimal, multiple: str, given: str) -> Budget:
+    if name == "macs":
+        raise InputError(
+            f"the budget '{given}' limits multiply-accumulates, which no option changes; limit bit "
+            "operations instead, such as bops=2.5G"
+        )
+    if multiple not in MULTIPLES:
+        raise InputError(f"'{multiple}' in the budget '{given}' is not a multiple; {NAMED_GRAMMAR}")
+    value = number * MULTIPLES[multiple]
+    return Budget(BudgetKind.TOTAL, value, "".join(given.split()), name)

@@ -14,7 +14,7 @@ from .chart import SERIES
 from .pareto import ParetoCurve
 from .plan import Complexity
 
-__all__ = ["ParetoData", "ParetoPoint", "draw_pareto", "pareto_data"]
+__all__ = ["ParetoData", "ParetoPoint", "draw_pareto", "draw_pareto_on", "pareto_data", "size_unit"]
 
 LABEL_SHARE = np.array([0.05, 0.03])
 """Width and height of a name, as shares of the axes."""
@@ -52,6 +52,8 @@ class ParetoData(NamedTuple):
         Bound of the linear relaxation.
     plan : ParetoPoint or None
         The chosen plan.
+    plans : tuple of ParetoPoint
+        Plans for several budgets, rising in size.
     uniform : tuple of ParetoPoint
         The same option for every layer.
     fixed_bits, weight_count : int
@@ -65,6 +67,7 @@ class ParetoData(NamedTuple):
     bound_size: NDArray[np.float64]
     bound_loss: NDArray[np.float64]
     plan: ParetoPoint | None
+    plans: tuple[ParetoPoint, ...]
     uniform: tuple[ParetoPoint, ...]
     fixed_bits: int
     weight_count: int
@@ -76,6 +79,7 @@ def pareto_data(
     complexity: Complexity,
     *,
     plan: ParetoPoint | None = None,
+    plans: Sequence[ParetoPoint] = (),
     uniform: Sequence[ParetoPoint] = (),
 ) -> ParetoData:
     """Compute the numbers of a Pareto chart.
@@ -88,10 +92,12 @@ def pareto_data(
         Of any plan of the network, for `fixed_bits` and `weight_count`.
     plan : ParetoPoint, optional
         The chosen plan.
+    plans : sequence of ParetoPoint
+        Plans for several budgets.
     uniform : sequence of ParetoPoint
         The same option for every layer, each with what is known of it.
     """
-    points = [*uniform, *([plan] if plan else [])]
+    points = [*uniform, *plans, *([plan] if plan else [])]
     losses = [value for point in points for value in (point.predicted, point.measured) if value is not None]
     shown = np.concatenate((curve.loss, curve.bound_loss, np.array(losses)))
     positive = shown[shown > 0]
@@ -101,6 +107,7 @@ def pareto_data(
         bound_size=(curve.bound_cost + complexity.fixed_bits) / 8,
         bound_loss=curve.bound_loss,
         plan=plan,
+        plans=tuple(sorted(plans, key=lambda point: point.weight_bits)),
         uniform=tuple(uniform),
         fixed_bits=complexity.fixed_bits,
         weight_count=complexity.weight_count,
@@ -116,7 +123,19 @@ def draw_pareto(data: ParetoData) -> Figure:
     """
     figure = Figure(figsize=(8.0, 5.4), layout="constrained")
     axes = figure.add_subplot()
-    divisor, unit = (8e6, "MB") if data.size[-1] >= 1e6 else (8e3, "kB")
+    draw_pareto_on(axes, data)
+    axes.set_xlabel(f"size of the file ({size_unit(data)[1]})")
+    return figure
+
+
+def size_unit(data: ParetoData) -> tuple[float, str]:
+    """Bits in the unit of the size axis, and its name."""
+    return (8e6, "MB") if data.size[-1] >= 1e6 else (8e3, "kB")
+
+
+def draw_pareto_on(axes: Axes, data: ParetoData) -> None:
+    """Draw a Pareto chart into given axes, all but the name of the size axis."""
+    divisor = size_unit(data)[0]
     blue, orange, black = SERIES["blue"], SERIES["orange"], SERIES["black"]
     bound, best = (np.maximum(loss, data.floor) for loss in (data.bound_loss, data.loss))
     axes.plot(
@@ -124,12 +143,13 @@ def draw_pareto(data: ParetoData) -> Figure:
     )
     axes.step(8 * data.size / divisor, best, where="post", color=blue, label="best choice, predicted")
     _draw_points(axes, data, data.uniform, divisor, _Look(orange, "none", 5.0, "uniform option"))
+    _draw_points(axes, data, data.plans, divisor, _Look(black, black, 4.5, "plan", joined=True))
     if data.plan is not None:
         _draw_points(axes, data, (data.plan,), divisor, _Look(black, black, 8.0, data.plan.label))
     if data.floor > 0:
         axes.set_yscale("log")
     _name_points(axes, data, divisor)
-    axes.set(xlabel=f"size of the file ({unit})", ylabel="loss (KL to the float network, nats)")
+    axes.set_ylabel("loss (KL to the float network, nats)")
     axes.grid(which="major", linewidth=0.4, alpha=0.6)
     axes.spines["right"].set_visible(False)
     averages = axes.secondary_xaxis(
@@ -141,7 +161,6 @@ def draw_pareto(data: ParetoData) -> Figure:
     )
     averages.set_xlabel("average stored bits per weight")
     axes.legend(fontsize=8)
-    return figure
 
 
 class _Look(NamedTuple):
@@ -151,6 +170,7 @@ class _Look(NamedTuple):
     face: str
     size: float
     name: str
+    joined: bool = False
 
 
 def _draw_points(
@@ -163,7 +183,8 @@ def _draw_points(
             axes.plot(
                 [(bits + data.fixed_bits) / divisor for bits, _ in shown],
                 [max(loss, data.floor) for _, loss in shown],
-                linestyle="none",
+                linestyle="-" if look.joined and kind == "measured" else "none",
+                linewidth=1.0,
                 marker=marker,
                 markersize=look.size,
                 color=look.edge,

@@ -1,34 +1,42 @@
 """The plan document: how every layer is stored, what that costs, and what is proven and measured about it.
 
 Plans are made to be read, compared and edited by hand: to change a layer, change its `option`, or move
-channels between the ranges in its `channels`. Sizes and predictions in an edited plan are recomputed by who
-uses it.
+channels between the ranges in its `strips`. Sizes and costs in an edited plan are counted again, and its
+budgets and constraints checked again, by who uses it.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from math import prod
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from ..documents import read_document, write_document
 from ..errors import InputError
+from .constraints import Constraints
 from .layer_plan import Bits, Document, LayerPlan, Size, Text
 from .solution import Certificate
+from .tolerance import Drop, Search
+from .unit import parse_unit
 
 __all__ = [
     "Complexity",
     "Guard",
     "Measured",
     "Plan",
+    "Refinement",
     "assignment_digest",
     "check_layers",
     "read_plan",
     "write_plan",
 ]
+
+
+Cost = Annotated[float, Field(ge=0)]
 
 
 class Complexity(Document):
@@ -46,6 +54,8 @@ class Complexity(Document):
         Bits of the whole float network.
     weight_count : int
         Number of quantized weights.
+    costs : dict of str to float
+        Totals of further quantities: ``bops`` where a budget limits it, and every table that was given.
     """
 
     size_bits: Bits
@@ -53,6 +63,7 @@ class Complexity(Document):
     fixed_bits: Bits
     float_bits: Bits
     weight_count: Size
+    costs: dict[Text, Cost] = Field(default_factory=dict)
 
 
 class Measured(Document):
@@ -70,6 +81,8 @@ class Measured(Document):
         Name of the data.
     accuracy, float_accuracy : float, optional
         Share of right answers, 0 to 1, of the quantized and of the float network, where labels exist.
+    drop : Drop, optional
+        How much worse than the float network on the same samples, with its interval, where it was asked for.
     """
 
     loss: float
@@ -78,6 +91,7 @@ class Measured(Document):
     data: Text
     accuracy: float | None = Field(default=None, ge=0, le=1)
     float_accuracy: float | None = Field(default=None, ge=0, le=1)
+    drop: Drop | None = None
 
 
 class Guard(Document):
@@ -102,17 +116,43 @@ class Guard(Document):
     data: Text
 
 
+class Refinement(Document):
+    """What moving the plan by its measured loss took and gave.
+
+    Parameters
+    ----------
+    evaluations : int
+        Measurements of the true loss, without the first.
+    accepted : int
+        Moves that were taken.
+    start_loss, loss : float
+        Measured before and after, mean over the samples of the moves.
+    data : str
+        Name of the data.
+    """
+
+    evaluations: Bits
+    accepted: Bits
+    start_loss: float
+    loss: float
+    data: Text
+
+
 class Plan(Document):
     """A chosen storage for every layer, with its proof and, once measured, its quality.
 
     Parameters
     ----------
-    version : 1
+    version : 2
         Version of this document's form.
-    unit : "layer" or "channel"
-        Whether options were chosen per layer or per output channel.
-    budget : str
-        The budget as given, such as ``4b`` or ``1.2MB``.
+    unit : str
+        What options were chosen for, such as ``layer`` or ``tile:16``; see `parse_unit`.
+    budgets : tuple of str
+        The budgets as given, such as ``4b``, ``1.2MB`` or ``latency=3.5``; all of them are kept.
+    constraints : Constraints, optional
+        The rules that the choice keeps, where there are any; excluded layers are not in `layers`.
+    tables : dict, optional
+        Further quantities: name -> layer -> option -> cost, for the options that the layers may have.
     complexity : Complexity
         What the network weighs.
     certificate : Certificate, optional
@@ -123,6 +163,10 @@ class Plan(Document):
         Quality of the finished network; absent before measuring.
     guard : Guard, optional
         Comparison with the best uniform option; absent where none fits or none was measured.
+    search : Search, optional
+        How the budget was found, where a limit on the drop was given and not a budget.
+    refinement : Refinement, optional
+        What moves by measured loss took and gave; absent without any.
     profile : str
         Fingerprint of the profile that the scores come from.
     options : tuple of str
@@ -137,14 +181,18 @@ class Plan(Document):
         In network order, names unique.
     """
 
-    version: Literal[1] = 1
-    unit: Literal["layer", "channel"]
-    budget: Text
+    version: Literal[2] = 2
+    unit: Text
+    budgets: tuple[Text, ...] = Field(min_length=1)
+    constraints: Constraints | None = None
+    tables: dict[Text, dict[Text, dict[Text, Cost]]] | None = None
     complexity: Complexity
     certificate: Certificate | None = None
     predicted_loss: float
     measured: Measured | None = None
     guard: Guard | None = None
+    refinement: Refinement | None = None
+    search: Search | None = None
     profile: Text
     options: tuple[Text, ...] = Field(min_length=1)
     quantizer: dict[Text, str | float]
@@ -154,16 +202,22 @@ class Plan(Document):
 
     @model_validator(mode="after")
     def _check_layers(self) -> Self:
+        unit = parse_unit(self.unit)
         seen: set[str] = set()
         for layer in self.layers:
             if layer.name in seen:
                 raise ValueError(f"layer '{layer.name}' occurs twice; keep one of the two")
             seen.add(layer.name)
-            if self.unit == "layer" and layer.channels is not None:
-                raise ValueError(
-                    f"layer '{layer.name}' has channels in a plan per layer; set unit to channel"
-                )
+            layer.check_unit(unit)
         return self
+
+    def main_option(self) -> str:
+        """The option that most weights have: of a uniform plan, the one that its constraints leave alone."""
+        weights: dict[str, float] = {}
+        for layer in self.layers:
+            for option, share in layer.option_shares().items():
+                weights[option] = weights.get(option, 0.0) + share * prod(layer.shape)
+        return max(weights, key=lambda option: weights[option])
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
@@ -172,10 +226,10 @@ class Plan(Document):
 
 
 def assignment_digest(layers: Sequence[LayerPlan]) -> str:
-    """SHA-256 over names and options of all layers, 16 hexadecimal digits."""
+    """SHA-256 over names, cuts and options of all layers, 16 hexadecimal digits."""
     digest = hashlib.sha256()
     for layer in layers:
-        digest.update(f"{layer.name}:{','.join(layer.channel_options())};".encode())
+        digest.update(f"{layer.name}:{layer.cut or ''}:{','.join(layer.strip_options())};".encode())
     return digest.hexdigest()[:16]
 
 

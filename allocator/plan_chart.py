@@ -1,4 +1,4 @@
-"""The plan as a picture: stored bits of every layer in network order, and the mix of its channels."""
+"""The plan as a picture: stored bits of every layer in network order, and the mix of its strips."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from .chart import SERIES, label_layers, layer_chart_width, option_colors
 from .plan import Plan
+from .unit import parse_unit
 
 __all__ = ["PlanData", "draw_plan", "plan_data"]
 
@@ -30,7 +31,9 @@ class PlanData(NamedTuple):
     options : tuple of str
         Options that occur, in the order of the plan's option set.
     shares : float array (options, layers)
-        Share of the layer's output channels that has the option; columns add up to 1.
+        Share of the layer's strips that has the option; columns add up to 1.
+    strips : str
+        What the strips are called: ``channels``, or ``strips of inputs``.
     """
 
     title: str
@@ -39,6 +42,7 @@ class PlanData(NamedTuple):
     average_bits: float
     options: tuple[str, ...]
     shares: NDArray[np.float64]
+    strips: str
 
 
 def plan_data(plan: Plan) -> PlanData:
@@ -51,22 +55,23 @@ def plan_data(plan: Plan) -> PlanData:
     megabytes = plan.complexity.size_bits / 8e6
     return PlanData(
         title=(
-            f"Plan for {plan.budget}, chosen per {plan.unit}: {plan.complexity.average_bits:.2f} bits per "
-            f"weight, {megabytes:.3g} MB"
+            f"Plan for {', '.join(plan.budgets)}, chosen per {plan.unit}: "
+            f"{plan.complexity.average_bits:.2f} bits per weight, {megabytes:.3g} MB"
         ),
         names=tuple(layer.name for layer in plan.layers),
         mean_bits=np.array([layer.mean_bits for layer in plan.layers]),
         average_bits=plan.complexity.average_bits,
         options=options,
         shares=np.array([[share.get(option, 0.0) for share in shares] for option in options]),
+        strips="strips of inputs" if parse_unit(plan.unit).cut else "channels",
     )
 
 
 def draw_plan(data: PlanData) -> Figure:
-    """Draw a plan chart: bars of stored bits, divided by the share of channels that each option has.
+    """Draw a plan chart: bars of stored bits, divided by the share of strips that each option has.
 
     One colour per option, dark for few bits and light for many; a dashed line marks the plan's average. The
-    divisions show how many channels have an option, the height how many bits the layer takes per weight.
+    divisions show how many strips have an option, the height how many bits the layer takes per weight.
     """
     layers = len(data.names)
     width = layer_chart_width(layers)
@@ -88,7 +93,7 @@ def draw_plan(data: PlanData) -> Figure:
         fontsize=8,
     )
     mixed = bool((data.shares.max(axis=0) < 1).any())
-    axes.set_ylabel("stored bits per weight" + ("\n(divided by share of channels)" if mixed else ""))
+    axes.set_ylabel("stored bits per weight" + (f"\n(divided by share of {data.strips})" if mixed else ""))
     axes.set_title(data.title, fontsize=10)
     axes.grid(axis="y", linewidth=0.4, alpha=0.5)
     axes.set_axisbelow(True)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import enum
+import math
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["Certificate", "Solution", "Status"]
+__all__ = ["Certificate", "MultiSolution", "Solution", "Status"]
 
 
 class Status(enum.StrEnum):
@@ -19,6 +21,8 @@ class Status(enum.StrEnum):
     STATE_LIMIT = "within the budget; the search met its memory limit, so the gap is what is proven"
     MEASURED = "kept because it measured better than the solved plan; the gap is what is proven"
     TIME_LIMIT = "within the budget; the search met its time limit, so the gap is what is proven"
+    LOCAL_SEARCH = "within the budget, found by local search; the gap is what is proven"
+    SEARCH_LIMIT = "within the budget; the search ended before a proof, so the gap is what is proven"
 
 
 class Certificate(BaseModel):
@@ -40,8 +44,12 @@ class Certificate(BaseModel):
         Whether the search was complete, and if not, what stopped it.
     solver : str
         The algorithm that found the choice.
-    shadow_price : float
-        Loss that one more bit would save at this budget, from the linear relaxation (loss per bit, >= 0).
+    shadow_prices : dict of str to float
+        Budget -> loss that one more unit of that budget would save, from the linear relaxation (loss per
+        bit for ``size``, >= 0; 0 where the budget does not bind).
+    objective_form : "additive" or "joint"
+        Which loss is meant by `objective` and `bound`: the sum of the units' own losses, or the joint one
+        that holds the interactions between units too.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -52,7 +60,42 @@ class Certificate(BaseModel):
     relative_gap: float = Field(ge=0)
     status: Status
     solver: str
-    shadow_price: float = Field(ge=0)
+    shadow_prices: dict[str, Annotated[float, Field(ge=0)]]
+    objective_form: Literal["additive", "joint"] = "additive"
+
+    @classmethod
+    def from_gap(
+        cls,
+        losses: NDArray[np.float64],
+        gap: float,
+        status: Status,
+        solver: str,
+        shadow_prices: dict[str, float],
+    ) -> Certificate:
+        """Certify a choice of which the loss is at most `gap` above the least possible.
+
+        Parameters
+        ----------
+        losses : float64 array (units,)
+            Losses of the chosen options.
+        gap : float
+            Proven, rounding included.
+        status, solver, shadow_prices
+            As in the certificate.
+        """
+        objective = math.fsum(losses)
+        # Rounded down, so that the bound stays one after its own rounding.
+        bound = math.nextafter(objective - gap, -math.inf) if gap else objective
+        gap = objective - bound
+        return cls(
+            objective=objective,
+            bound=bound,
+            gap=gap,
+            relative_gap=gap / (math.fsum(np.abs(losses)) or gap or 1.0),
+            status=status,
+            solver=solver,
+            shadow_prices=shadow_prices,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,4 +117,26 @@ class Solution:
     choice: NDArray[np.intp]
     loss: float
     cost: int
+    certificate: Certificate
+
+
+@dataclass(frozen=True, eq=False)
+class MultiSolution:
+    """A choice within several budgets and what is proven about it.
+
+    Parameters
+    ----------
+    choice : int array (units,)
+        Index of the option of each unit.
+    loss : float
+        Total loss.
+    costs : tuple of int
+        Total cost in each measure, each at most its budget.
+    certificate : Certificate
+        Proven bound, gap and status, and a shadow price for each budget.
+    """
+
+    choice: NDArray[np.intp]
+    loss: float
+    costs: tuple[int, ...]
     certificate: Certificate

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import time
-
-import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import InputError
 from .core import reduce_problem
-from .exact import SearchResult, search_core
+from .exact import search_core
 from .hull import Frontier, greedy_fill, lower_frontier
 from .problem import Problem, check_budget, cost_range
 from .solution import Certificate, Solution
 
-__all__ = ["solve", "solve_on"]
+__all__ = ["deadline_after", "solve", "solve_on"]
 
 SOLVER = "convex hull and core search"
+SIZE = "size"
+"""Name of the only budget of a `Problem`."""
 
 
 def solve(problem: Problem, *, time_limit_s: float | None = None) -> Solution:
@@ -42,11 +40,24 @@ def solve(problem: Problem, *, time_limit_s: float | None = None) -> Solution:
     InputError
         A time limit that is not above 0.
     """
-    if time_limit_s is not None and not time_limit_s > 0:
-        raise InputError(f"the time limit is {time_limit_s} s; give more than 0 s, or none")
-    deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
+    deadline = deadline_after(time_limit_s)
     check_budget(problem)
     return solve_on(lower_frontier(problem), problem, deadline=deadline)
+
+
+def deadline_after(time_limit_s: float | None) -> float | None:
+    """Time on `time.monotonic` that is so many seconds from now.
+
+    Raises
+    ------
+    InputError
+        A time limit that is not above 0.
+    """
+    if time_limit_s is None:
+        return None
+    if not time_limit_s > 0:
+        raise InputError(f"the time limit is {time_limit_s} s; give more than 0 s, or none")
+    return time.monotonic() + time_limit_s
 
 
 def solve_on(frontier: Frontier, problem: Problem, *, deadline: float | None = None) -> Solution:
@@ -71,22 +82,7 @@ def solve_on(frontier: Frontier, problem: Problem, *, deadline: float | None = N
     cost = int(problem.cost_of(choice).sum())
     if cost > problem.budget:
         raise RuntimeError(f"a choice of {cost} bits left the solver at a budget of {problem.budget}")
-    losses = problem.loss_of(choice)
-    certificate = _certify(losses, found, price)
-    return Solution(choice, certificate.objective, cost, certificate)
-
-
-def _certify(losses: NDArray[np.float64], found: SearchResult, price: float) -> Certificate:
-    objective = math.fsum(losses)
-    # Rounded down, so that the bound stays one after its own rounding.
-    bound = math.nextafter(objective - found.gap, -math.inf) if found.gap else objective
-    gap = objective - bound
-    return Certificate(
-        objective=objective,
-        bound=bound,
-        gap=gap,
-        relative_gap=gap / (math.fsum(np.abs(losses)) or gap or 1.0),
-        status=found.status,
-        solver=SOLVER,
-        shadow_price=price,
+    certificate = Certificate.from_gap(
+        problem.loss_of(choice), found.gap, found.status, SOLVER, {SIZE: price}
     )
+    return Solution(choice, certificate.objective, cost, certificate)

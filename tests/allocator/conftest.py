@@ -9,9 +9,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from apportion.allocator import Problem
+from apportion.allocator import MultiProblem, Problem
 
 Draw = Callable[[int, int, int], Problem]
+DrawMulti = Callable[[int, int, int, int], MultiProblem]
 KINDS = 8
 
 
@@ -64,6 +65,44 @@ def least_loss(problem: Problem) -> float:
     return best
 
 
+def draw_multi(seed: int, most_units: int, most_options: int, count: int) -> MultiProblem:
+    """A problem of `draw_problem` with further measures; some of their budgets clash."""
+    problem = draw_problem(seed, most_units, most_options)
+    rng = np.random.default_rng([seed, 1])
+    allowed = np.ones(problem.loss.shape, np.bool_) if problem.allowed is None else problem.allowed
+    greatest = int(problem.cost.max()) + 1
+    costs, budgets = [problem.cost], [problem.budget]
+    for _ in range(1, count):
+        unrelated = rng.integers(0, greatest, problem.cost.shape)
+        rank = np.argsort(np.argsort(problem.cost, axis=1), axis=1)
+        costs.append(
+            (
+                unrelated,
+                greatest - problem.cost,  # dear where the first is cheap
+                problem.cost // 3 + unrelated // 10,  # much like the first
+                rng.integers(0, 4, problem.cost.shape) * rank,  # small numbers, with zeros
+                problem.cost * 0,
+            )[int(rng.integers(0, 5))]
+        )
+        least = int(np.where(allowed, costs[-1], 2**62).min(axis=1).sum())
+        most = int(np.where(allowed, costs[-1], 0).max(axis=1).sum())
+        budgets.append(least + int(float(rng.choice([0.0, 0.2, 0.5, 0.8, 1.0])) * (most - least)))
+    names = tuple(("size", "macs", "latency", "energy")[:count])
+    return MultiProblem(problem.loss, np.stack(costs), tuple(budgets), names, problem.allowed)
+
+
+def least_multi_loss(problem: MultiProblem) -> float:
+    """Try every choice within all budgets; infinite where there is none."""
+    allowed = problem.allowed if problem.allowed is not None else np.ones(problem.loss.shape, np.bool_)
+    best = math.inf
+    for choice in itertools.product(*(np.flatnonzero(row) for row in allowed)):
+        pairs = list(enumerate(choice))
+        totals = [sum(int(cost[pair]) for pair in pairs) for cost in problem.costs]
+        if all(total <= budget for total, budget in zip(totals, problem.budgets, strict=True)):
+            best = min(best, math.fsum(problem.loss[pair] for pair in pairs))
+    return best
+
+
 @pytest.fixture(scope="session")
 def drawn() -> Draw:
     """Seed, most units, most options -> problem."""
@@ -74,3 +113,15 @@ def drawn() -> Draw:
 def brute_force() -> Callable[[Problem], float]:
     """Problem -> least loss over all choices."""
     return least_loss
+
+
+@pytest.fixture(scope="session")
+def drawn_multi() -> DrawMulti:
+    """Seed, most units, most options, budgets -> problem."""
+    return draw_multi
+
+
+@pytest.fixture(scope="session")
+def brute_force_multi() -> Callable[[MultiProblem], float]:
+    """Problem -> least loss over all choices within all budgets, or infinity."""
+    return least_multi_loss

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apportion.allocator import BudgetKind, parse_budget
+from apportion.allocator import BudgetKind, average_budget, parse_budget
 from apportion.errors import InfeasibleError, InputError
 
 
@@ -28,6 +28,7 @@ from apportion.errors import InfeasibleError, InputError
         ("1MiB", BudgetKind.FILE_BYTES, "1048576", 2**23 - 96),
         ("0.5 GiB", BudgetKind.FILE_BYTES, "536870912", 2**32 - 96),
         (" 25% ", BudgetKind.FLOAT_PERCENT, "25", 8024 - 96),
+        ("size = 4b", BudgetKind.AVERAGE_BITS, "4", 4000),
         ("12.5%", BudgetKind.FLOAT_PERCENT, "12.5", 4012 - 96),
     ],
 )
@@ -83,3 +84,48 @@ def test_a_budget_is_above_zero(text: str) -> None:
 def test_units_that_could_be_bits_or_bytes_are_refused(text: str) -> None:
     with pytest.raises(InputError, match=rf"'{text[1:]}' in the budget '{text}' is not a unit; write 4b"):
         parse_budget(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "quantity", "value"),
+    [
+        ("bops=2.5G", "bops", "2500000000"),
+        ("latency = 3.5", "latency", "3.5"),
+        ("energy_2=.25k", "energy_2", "250"),
+        ("my-table=12T", "my-table", "12000000000000"),
+    ],
+)
+def test_a_name_limits_the_total_of_that_quantity(text: str, quantity: str, value: str) -> None:
+    budget = parse_budget(text)
+    assert (budget.kind, budget.quantity) == (BudgetKind.TOTAL, quantity)
+    assert budget.value == Decimal(value)
+    assert parse_budget(str(budget)) == budget
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("macs=3G", r"multiply-accumulates, which no option changes; limit bit operations instead"),
+        ("latency=3.5ms", r"'ms' in the budget 'latency=3.5ms' is not a multiple; write bops=2\.5G"),
+        ("latency=0", r"the budget 'latency=0' is not above 0; write bops=2\.5G"),
+        ("latency=nan", r"'latency=nan' is not a budget"),
+        ("=3", r"'=3' is not a budget"),
+        ("size=4", r"'size=4' is not a budget; write 4b"),
+        ("4 latency=3", r"is not a budget"),
+    ],
+)
+def test_what_is_no_total_is_told_why(text: str, reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        parse_budget(text)
+
+
+def test_a_total_of_another_quantity_is_no_limit_on_the_size() -> None:
+    with pytest.raises(InputError, match=r"limits latency and not the size; write 4b"):
+        parse_budget("latency=3").bits(1000, 0, 32_000)
+
+
+@settings(derandomize=True, deadline=None)
+@given(bits=st.integers(1, 10**12), weights=st.integers(1, 10**9))
+def test_an_average_budget_allows_the_bits_it_was_made_for_and_hardly_more(bits: int, weights: int) -> None:
+    allowed = parse_budget(average_budget(bits, weights)).bits(weights, 0, 0)
+    assert bits <= allowed <= bits + weights // 10_000 + 1

@@ -34,7 +34,7 @@ CURVE = ParetoCurve(
 
 def plan_of(options: list[list[str]], names: list[str] | None = None) -> Plan:
     layers = tuple(
-        LayerPlan.from_channels(
+        LayerPlan.from_strips(
             names[index] if names else f"net.block{index}.conv",
             (len(chosen), 9),
             chosen,
@@ -46,7 +46,7 @@ def plan_of(options: list[list[str]], names: list[str] | None = None) -> Plan:
     )
     return Plan(
         unit="channel",
-        budget="4b",
+        budgets=("4b",),
         complexity=COMPLEXITY,
         predicted_loss=0.1,
         profile="0123456789abcdef",
@@ -156,3 +156,14 @@ def test_a_folder_that_cannot_be_written_is_an_input_error(tmp_path: Path) -> No
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"cannot write .*plan"):
         save_figure(Figure(), tmp_path / "file" / "plan")
+
+
+def test_a_chart_of_strips_of_inputs_does_not_call_them_channels() -> None:
+    by_channel = plan_of([["w2", "w8"]])
+    assert plan_data(by_channel).strips == "channels"
+    layer = LayerPlan.from_strips(
+        "fc", (4, 12), ["w2", "w8"], cut="inputs:6", size_bits=1, predicted_loss=0.0, mean_bits=5.0
+    )
+    data = plan_data(by_channel.model_copy(update={"layers": (layer,), "unit": "inputs:6"}))
+    assert data.strips == "strips of inputs"
+    assert draw_plan(data).axes[0].get_ylabel().endswith("(divided by share of strips of inputs)")

@@ -32,10 +32,10 @@ Edit = Callable[[dict[str, Any]], None]
 
 
 def example(**fields: Any) -> Plan:
-    mixed = LayerPlan.from_channels(
+    mixed = LayerPlan.from_strips(
         "conv1", (4, 3, 3, 3), ["w3", "w3", "w5", "w3"], size_bits=458, predicted_loss=0.25, mean_bits=4.25
     )
-    uniform = LayerPlan.from_channels(
+    uniform = LayerPlan.from_strips(
         "fc", (2, 8), ["w4", "w4"], size_bits=96, predicted_loss=0.125, mean_bits=6.0
     )
     certificate = Certificate(
@@ -45,11 +45,11 @@ def example(**fields: Any) -> Plan:
         relative_gap=1 / 3,
         status=Status.STATE_LIMIT,
         solver="convex hull and core search",
-        shadow_price=1e-4,
+        shadow_prices={"size": 1e-4},
     )
     given: dict[str, Any] = {
         "unit": "channel",
-        "budget": "5b",
+        "budgets": ("5b",),
         "complexity": Complexity(
             size_bits=618, average_bits=4.47, fixed_bits=64, float_bits=4032, weight_count=124
         ),
@@ -79,10 +79,10 @@ def test_a_plan_written_and_read_is_the_same(tmp_path: Path, absent: tuple[str, 
 def test_a_written_plan_says_per_layer_what_a_person_would_edit(tmp_path: Path) -> None:
     write_plan(tmp_path / "plan.json", example())
     first, second = json.loads((tmp_path / "plan.json").read_text())["layers"]
-    assert first["channels"] == {"w3": "0-1,3", "w5": "2"}
+    assert first["strips"] == {"w3": "0-1,3", "w5": "2"}
     assert "option" not in first
     assert second["option"] == "w4"
-    assert "channels" not in second
+    assert "strips" not in second
 
 
 def test_a_written_plan_meets_the_published_schema_and_the_schema_is_the_models(tmp_path: Path) -> None:
@@ -93,17 +93,17 @@ def test_a_written_plan_meets_the_published_schema_and_the_schema_is_the_models(
 
 
 def test_channels_moved_by_hand_are_read(tmp_path: Path) -> None:
-    edited = edit(tmp_path, lambda plan: plan["layers"][0].update(channels={"w5": "0", "w3": "1-3"}))
-    assert edited.layers[0].channel_options() == ("w5", "w3", "w3", "w3")
+    edited = edit(tmp_path, lambda plan: plan["layers"][0].update(strips={"w5": "0", "w3": "1-3"}))
+    assert edited.layers[0].strip_options() == ("w5", "w3", "w3", "w3")
     assert assignment_digest(edited.layers) != edited.assignment
 
 
 def test_a_mix_replaced_by_one_option_is_read(tmp_path: Path) -> None:
     def to_option(plan: dict[str, Any]) -> None:
-        del plan["layers"][0]["channels"]
+        del plan["layers"][0]["strips"]
         plan["layers"][0]["option"] = "w5"
 
-    assert edit(tmp_path, to_option).layers[0].channel_options() == ("w5",) * 4
+    assert edit(tmp_path, to_option).layers[0].strip_options() == ("w5",) * 4
 
 
 def edit(folder: Path, change: Edit) -> Plan:
@@ -121,22 +121,25 @@ def edit(folder: Path, change: Edit) -> Plan:
     [
         (
             lambda plan: plan["layers"][0].update(option="w4"),
-            "layer 'conv1' needs either an option or channels",
+            "layer 'conv1' needs either an option or strips",
         ),
-        (lambda plan: plan["layers"][1].pop("option"), "layer 'fc' needs either an option or channels"),
+        (lambda plan: plan["layers"][1].pop("option"), "layer 'fc' needs either an option or strips"),
         (
-            lambda plan: plan["layers"][0].update(channels={"w3": "0-1"}),
+            lambda plan: plan["layers"][0].update(strips={"w3": "0-1"}),
             "layer 'conv1': channel 2 has no option",
         ),
         (
-            lambda plan: plan["layers"][0].update(channels={"w3": "0-3", "w5": "3"}),
+            lambda plan: plan["layers"][0].update(strips={"w3": "0-3", "w5": "3"}),
             "layer 'conv1': channel 3 has two options, w3 and w5",
         ),
         (lambda plan: plan["layers"][0].update(bits=4), r"layers\.0\.bits: Extra inputs are not permitted"),
         (lambda plan: plan["layers"][1].update(name="conv1"), "layer 'conv1' occurs twice"),
         (lambda plan: plan["layers"][1].update(shape=[0, 8]), r"layers\.1\.shape\.0: .* greater than 0"),
-        (lambda plan: plan.update(unit="layer"), "layer 'conv1' has channels .*; set unit to channel"),
-        (lambda plan: plan.update(version=2), r"version: .* 1"),
+        (
+            lambda plan: plan.update(unit="layer"),
+            "layer 'conv1' has several options .*; give it one option, or set unit to channel",
+        ),
+        (lambda plan: plan.update(version=1), r"version: .* 2"),
         (lambda plan: plan.update(layers=[]), "layers: .* at least 1 item"),
         (lambda plan: plan.pop("complexity"), "complexity: Field required"),
         (
@@ -154,9 +157,9 @@ def test_an_edit_that_cannot_be_meant_is_refused_where_it_is(
 
 def test_five_hundred_alternating_channels_are_written_and_read(tmp_path: Path) -> None:
     options = ["w3", "w5"] * 400
-    layer = LayerPlan.from_channels("wide", (800, 9), options, size_bits=1, predicted_loss=0.0, mean_bits=4.0)
+    layer = LayerPlan.from_strips("wide", (800, 9), options, size_bits=1, predicted_loss=0.0, mean_bits=4.0)
     write_plan(tmp_path / "plan.json", example(layers=(layer,)))
-    assert read_plan(tmp_path / "plan.json").layers[0].channel_options() == tuple(options)
+    assert read_plan(tmp_path / "plan.json").layers[0].strip_options() == tuple(options)
 
 
 def test_option_shares_add_up_to_one() -> None:
@@ -166,7 +169,7 @@ def test_option_shares_add_up_to_one() -> None:
 
 def test_one_option_is_needed_for_each_channel() -> None:
     with pytest.raises(InputError, match="layer 'fc' has 2 output channels and 3 options are given"):
-        LayerPlan.from_channels("fc", (2, 8), ["w4"] * 3, size_bits=1, predicted_loss=0.0, mean_bits=1.0)
+        LayerPlan.from_strips("fc", (2, 8), ["w4"] * 3, size_bits=1, predicted_loss=0.0, mean_bits=1.0)
 
 
 def test_a_plan_fits_its_own_network() -> None:

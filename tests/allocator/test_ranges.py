@@ -6,22 +6,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apportion.allocator.ranges import channel_options, channel_ranges
+from apportion.allocator.ranges import strip_options, strip_ranges
 
 
 @settings(derandomize=True, deadline=None)
 @given(options=st.lists(st.sampled_from(["w2", "w2x2", "w3", "w10"]), min_size=1, max_size=60))
 def test_ranges_and_options_are_inverses(options: list[str]) -> None:
-    assert channel_options(channel_ranges(options), len(options)) == tuple(options)
+    assert strip_options(strip_ranges(options), len(options)) == tuple(options)
 
 
 def test_ranges_are_short_and_in_natural_order() -> None:
     options = ["w10", "w10", "w2", "w10", "w3", "w3", "w3"]
-    assert channel_ranges(options) == {"w2": "2", "w3": "4-6", "w10": "0-1,3"}
+    assert strip_ranges(options) == {"w2": "2", "w3": "4-6", "w10": "0-1,3"}
 
 
 def test_spaces_and_single_channels_written_as_ranges_are_read() -> None:
-    assert channel_options({"w4": " 0 - 1 , 3-3", "w2": "2"}, 4) == ("w4", "w4", "w2", "w4")
+    assert strip_options({"w4": " 0 - 1 , 3-3", "w2": "2"}, 4) == ("w4", "w4", "w2", "w4")
 
 
 @pytest.mark.parametrize(
@@ -44,4 +44,9 @@ def test_ranges_that_do_not_cover_every_channel_once_are_refused(
     ranges: dict[str, str], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        channel_options(ranges, 4)
+        strip_options(ranges, 4)
+
+
+def test_messages_call_strips_of_inputs_strips() -> None:
+    with pytest.raises(ValueError, match="option w4 names strip 4, but the strips are 0 to 3"):
+        strip_options({"w4": "0-4"}, 4, "strip")

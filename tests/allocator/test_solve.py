@@ -203,5 +203,5 @@ def test_a_budget_beyond_all_costs_buys_the_least_loss_at_no_price() -> None:
         relative_gap=0.0,
         status=Status.OPTIMAL,
         solver=solution.certificate.solver,
-        shadow_price=0.0,
+        shadow_prices={"size": 0.0},
     )

@@ -1,0 +1,136 @@
+"""What a user demands of a plan beside its budgets: tied, pinned and excluded layers, and their options."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import Field
+
+from ..documents import read_text, validate_document
+from ..errors import InputError
+from .layer_plan import Document, Text
+
+__all__ = ["AUTO", "Constraints", "ConstraintsFile", "match_layers", "read_constraints"]
+
+AUTO = "auto"
+"""The tie that stands for all layers that read the same input."""
+Entry = TypeVar("Entry")
+
+
+class Constraints(Document):
+    """Rules for the choice; patterns are layer names in which ``*`` stands for any text (dots too).
+
+    Parameters
+    ----------
+    tie : tuple of (str or tuple of str)
+        Layers that match one pattern, or one of several, share one option. ``auto`` ties all layers that
+        read the same input, such as the query, key and value projections of attention.
+    pin : dict of str to str
+        Pattern -> the option that these layers have, such as ``{"conv1": "w8"}``.
+    exclude : tuple of str
+        Layers that stay float. They are left out before anything is measured.
+    forbid : dict of str to tuple of str
+        Pattern -> options that these layers must not have, such as ``{"layer3.*": ["w2", "w3"]}``.
+    options : dict of str to str
+        Pattern -> the only options that these layers may have, such as ``{"fc": "w6..8"}``.
+    """
+
+    tie: tuple[Text | tuple[Text, ...], ...] = ()
+    pin: dict[Text, Text] = Field(default_factory=dict)
+    exclude: tuple[Text, ...] = ()
+    forbid: dict[Text, tuple[Text, ...]] = Field(default_factory=dict)
+    options: dict[Text, Text] = Field(default_factory=dict)
+
+    def merged(self, other: Constraints) -> Constraints:
+        """Both together.
+
+        Raises
+        ------
+        InputError
+            They pin one pattern to two options, or give it two option sets.
+        """
+        return Constraints(
+            tie=tuple(dict.fromkeys((*self.tie, *other.tie))),
+            pin=_merged("pin", self.pin, other.pin),
+            exclude=tuple(dict.fromkeys((*self.exclude, *other.exclude))),
+            forbid={
+                pattern: tuple(dict.fromkeys((*self.forbid.get(pattern, ()), *other.forbid.get(pattern, ()))))
+                for pattern in (*self.forbid, *other.forbid)
+            },
+            options=_merged("options", self.options, other.options),
+        )
+
+
+class ConstraintsFile(Constraints):
+    """A file of constraints, which may hold budgets and name the tables that they limit.
+
+    Parameters
+    ----------
+    budgets : tuple of str
+        See `parse_budget`.
+    tables : dict of str to str
+        Quantity -> file of its costs; see `read_table`. Relative paths begin at the file.
+    """
+
+    budgets: tuple[Text, ...] = ()
+    tables: dict[Text, Text] = Field(default_factory=dict)
+
+    def constraints(self) -> Constraints:
+        """The rules alone."""
+        return Constraints(**{name: getattr(self, name) for name in Constraints.model_fields})
+
+
+def read_constraints(path: Path) -> ConstraintsFile:
+    """Read a TOML file with the fields of `ConstraintsFile`.
+
+    Raises
+    ------
+    InputError
+        Unreadable, not TOML, or with other fields or types; names the field.
+    """
+    what = f"constraints {path}"
+    try:
+        data = tomllib.loads(read_text(path, what))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise InputError(f"{what} is not TOML: {error}") from error
+    read = validate_document(data, ConstraintsFile, what)
+    tables = {name: str(Path(path).parent / table) for name, table in read.tables.items()}
+    return read.model_copy(update={"tables": tables})
+
+
+def match_layers(pattern: str, names: Sequence[str], rule: str) -> list[int]:
+    """Indices of the layers that a pattern means: that of its very name, else those that match.
+
+    Parameters
+    ----------
+    rule : str
+        For the message, such as ``pin conv1=w8``.
+
+    Raises
+    ------
+    InputError
+        None; the message has the nearest names.
+    """
+    if pattern in names:
+        return [names.index(pattern)]
+    found = [index for index, name in enumerate(names) if fnmatchcase(name, pattern)]
+    if not found:
+        near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3) or list(names)[:3]
+        raise InputError(
+            f"{rule}: '{pattern}' matches no layer; the nearest are {', '.join(near)} (* stands for any text)"
+        )
+    return found
+
+
+def _merged(what: str, first: Mapping[str, Entry], second: Mapping[str, Entry]) -> dict[str, Any]:
+    for pattern in first:
+        if pattern in second and second[pattern] != first[pattern]:
+            raise InputError(
+                f"{what} {pattern} is given twice, as {first[pattern]} and as {second[pattern]}; keep one"
+            )
+    return {**first, **second}

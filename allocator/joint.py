@@ -1,0 +1,144 @@
+"""A budgeted choice whose loss has interactions: a linear part, and the square of a sum over the units.
+
+With a factor ``v[:, u, o]`` (rows) for every option of every unit, the joint loss of a choice is
+
+    loss(o_1..o_U) = sum_u loss[u, o_u] + 1/2 | offset + sum_u v[:, u, o_u] |^2,
+
+which keeps the interactions of all pairs of units without ever forming their Gram matrix. It is convex over
+mixes of options, so its relaxation bounds every choice from below.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from .hull import greedy_fill, lower_frontier
+from .multi import MultiProblem
+from .problem import cost_range
+from .solve_multi import solve_multi
+
+__all__ = ["JointProblem", "descend", "half_square"]
+
+PROXIMAL_STEPS = 60
+CHOICE_LIMIT_S = 1.0
+LEAST_PROXIMITY, GREATEST_PROXIMITY = 0.25, 1024.0
+
+
+@dataclass(frozen=True, eq=False)
+class JointProblem:
+    """Choose one option for every unit within the budgets: least joint loss.
+
+    Parameters
+    ----------
+    linear : MultiProblem
+        The linear part of the loss, costs, budgets and forbidden options.
+    factors : float32 array (rows, units, options)
+        v, scaled so that half of its squared sum is a loss.
+    offset : float32 array (rows,), optional
+        What is added before squaring; default: 0.
+
+    Raises
+    ------
+    InputError
+        Shapes that clash, or a factor that is NaN or infinite; names the unit and option.
+    """
+
+    linear: MultiProblem
+    factors: NDArray[np.float32]
+    offset: NDArray[np.float32] = field(default_factory=lambda: np.zeros(1, np.float32))
+
+    def __post_init__(self) -> None:
+        factors = np.ascontiguousarray(self.factors, dtype=np.float32)
+        if factors.ndim != 3 or factors.shape[1:] != self.linear.loss.shape:
+            raise InputError(
+                f"the factors have shape {factors.shape} and the losses {self.linear.loss.shape}; give "
+                "(rows, units, options)"
+            )
+        # A sum of squares is finite exactly where all are, and needs no array of truth values.
+        if not np.isfinite(np.einsum("ruo,ruo->", factors, factors, dtype=np.float64)):
+            wrong = ~np.isfinite(factors).all(axis=0)
+            unit, option = np.unravel_index(int(wrong.argmax()), wrong.shape)
+            raise InputError(
+                f"{self.linear.unit_name(int(unit))}: a factor of option "
+                f"{self.linear.option_name(int(option))} is NaN or infinite; profile again"
+            )
+        object.__setattr__(self, "factors", factors)
+        offset = np.broadcast_to(np.asarray(self.offset, dtype=np.float32), len(factors))
+        object.__setattr__(self, "offset", offset)
+
+    def residual(self, choice: NDArray[np.intp]) -> NDArray[np.float32]:
+        """``offset + sum_u v[:, u, o_u]``, (rows,)."""
+        picked = self.factors[:, np.arange(self.linear.units), choice]
+        residual: NDArray[np.float32] = self.offset + picked.sum(axis=1, dtype=np.float64)
+        return residual.astype(np.float32)
+
+    def loss_of(self, choice: NDArray[np.intp]) -> float:
+        """Joint loss of a choice."""
+        return float(self.linear.loss_of(choice).sum()) + half_square(self.residual(choice))
+
+    def gradient(self, residual: NDArray[np.float32]) -> NDArray[np.float64]:
+        """``loss[u, o] + < residual, v[:, u, o] >``, (units, options): slope of the loss over mixes."""
+        rows = len(self.factors)
+        slope = (residual @ self.factors.reshape(rows, -1)).reshape(self.linear.loss.shape)
+        return self.linear.loss + slope
+
+    def distance(self, choice: NDArray[np.intp]) -> NDArray[np.float64]:
+        """``1/2 |v[:, u, o] - v[:, u, o_u]|^2``, (units, options): how far each option is from the choice."""
+        units = np.arange(self.linear.units)
+        squares = np.einsum("ruo,ruo->uo", self.factors, self.factors)
+        here = self.factors[:, units, choice]
+        products = np.einsum("ruo,ru->uo", self.factors, here)
+        distance: NDArray[np.float64] = (squares - 2 * products + squares[units, choice][:, None]) / 2
+        return np.maximum(distance, 0.0)
+
+    def choose(self, loss: NDArray[np.float64]) -> NDArray[np.intp]:
+        """A choice within the budgets that is good for a linear loss."""
+        problem = replace(self.linear, loss=loss)
+        if len(problem.budgets) > 1:
+            return solve_multi(problem, time_limit_s=CHOICE_LIMIT_S).choice
+        single = problem.single(0)
+        budget = min(single.budget, cost_range(single).greatest)
+        return greedy_fill(single, lower_frontier(single).choice(budget), budget)
+
+
+def descend(joint: JointProblem, start: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Move many units at a time while the joint loss falls; the budgets are kept.
+
+    From a choice y the loss is majorised by its slope and ``t`` times the distance that every unit moves; the
+    minimiser within the budgets is accepted where the joint loss falls, else t is doubled.
+
+    Parameters
+    ----------
+    joint : JointProblem
+        The problem.
+    start : int array (units,)
+        A choice within the budgets; what is returned is never worse.
+    """
+    units = np.arange(joint.linear.units)
+    choice, residual = start, joint.residual(start)
+    loss = joint.loss_of(start)
+    distance = joint.distance(choice)
+    proximity = LEAST_PROXIMITY
+    for _ in range(PROXIMAL_STEPS):
+        slope = joint.gradient(residual)
+        slope -= slope[units, choice][:, None]
+        moved = joint.choose(slope + proximity * distance)
+        found = joint.loss_of(moved)
+        if found < loss:
+            choice, loss, residual = moved, found, joint.residual(moved)
+            distance = joint.distance(choice)
+            proximity = max(proximity / 2, LEAST_PROXIMITY)
+        elif proximity >= GREATEST_PROXIMITY or bool((moved == choice).all()):
+            break
+        else:
+            proximity *= 2
+    return choice
+
+
+def half_square(residual: NDArray[np.float32]) -> float:
+    """``1/2 |residual|^2``, summed in double precision."""
+    return float(np.square(residual, dtype=np.float64).sum()) / 2

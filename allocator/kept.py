@@ -1,0 +1,110 @@
+"""Whether a plan keeps its own budgets and constraints, counted exactly from its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from ..errors import InfeasibleError, InputError
+from .budget import SIZE, parse_budget
+from .constraints import Constraints
+from .plan import Plan
+from .rules import match_rules
+from .tables import CostTable
+
+__all__ = ["Excess", "check_rules", "excesses", "further_costs"]
+
+
+@dataclass(frozen=True)
+class Excess:
+    """A budget that a plan does not keep.
+
+    Attributes
+    ----------
+    budget, quantity : str
+    taken, limit : Fraction
+        Bits of the quantized weights for the size, else in the unit of the quantity.
+    """
+
+    budget: str
+    quantity: str
+    taken: Fraction
+    limit: Fraction
+
+
+def further_costs(plan: Plan) -> dict[str, Fraction]:
+    """Exact totals of the plan's further quantities.
+
+    Raises
+    ------
+    InputError
+        The plan's table has no cost for an option that a layer has.
+    """
+    assigned = [(layer.name, layer.strip_options()) for layer in plan.layers]
+    return {name: CostTable(name, costs).total(assigned) for name, costs in (plan.tables or {}).items()}
+
+
+def excesses(plan: Plan) -> tuple[Excess, ...]:
+    """The budgets that the plan does not keep; none where it keeps all.
+
+    Raises
+    ------
+    InputError
+        What is written is not a budget, or limits a quantity that the plan has no table for.
+    """
+    complexity = plan.complexity
+    weights = Fraction(sum(layer.size_bits for layer in plan.layers))
+    costs = further_costs(plan)
+    found = []
+    for text in plan.budgets:
+        budget = parse_budget(text)
+        if budget.quantity == SIZE:
+            try:
+                limit = budget.bits(complexity.weight_count, complexity.fixed_bits, complexity.float_bits)
+            except InfeasibleError:
+                limit = 0
+            taken, allowed = weights, Fraction(limit)
+        elif budget.quantity in costs:
+            taken, allowed = costs[budget.quantity], Fraction(budget.value)
+        else:
+            raise InputError(
+                f"the plan's budget {text} limits {budget.quantity}, but its tables are "
+                f"{', '.join(costs) or 'none'}; add the table, or remove the budget"
+            )
+        if taken > allowed:
+            found.append(Excess(text, budget.quantity, taken, allowed))
+    return tuple(found)
+
+
+def check_rules(plan: Plan, expand: Callable[[str], Sequence[str]]) -> None:
+    """Refuse a plan that breaks one of its constraints.
+
+    Parameters
+    ----------
+    expand : callable
+        From a list of options as a user writes it to the options it names; see `match_rules`.
+
+    Raises
+    ------
+    InputError
+        Names the layer and the rule.
+    """
+    names = [layer.name for layer in plan.layers]
+    rules = match_rules(plan.constraints or Constraints(), names, plan.options, expand)
+    chosen = [set(layer.strip_options()) for layer in plan.layers]
+    for row, options in enumerate(chosen):
+        for option in sorted(options.intersection(plan.options)):
+            column = plan.options.index(option)
+            if not rules.allowed[row, column]:
+                raise InputError(
+                    f"layer '{names[row]}' has option {option}, against the plan's rule "
+                    f"'{rules.reasons[row, column]}'; choose another option, or change the rule"
+                )
+    for group in rules.groups:
+        together = set().union(*(chosen[row] for row in group))
+        if len(together) > 1:
+            raise InputError(
+                f"the layers {', '.join(names[row] for row in group)} are tied in this plan, but have the "
+                f"options {', '.join(sorted(together))}; give them one option, or remove the tie"
+            )
