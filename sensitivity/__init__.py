@@ -1,43 +1,79 @@
 """Scores: what every option of every layer costs in quality, and the document that keeps them."""
 
 from .chart import SensitivityData, draw_sensitivity, sensitivity_data
+from .confidence import doubtful_layers, with_confidence
 from .exact import ExactScores, score_exact
 from .feasible import Ledger, check_feasible, ledger_of
 from .fisher import FisherScores, FisherSettings, score_fisher
+from .joint import Objective, joint_problem, unit_factors
 from .labels import Labels
 from .measure import check_profile, measure_profile, profile_fingerprint, tool_versions
-from .planning import best_uniform_plan, budget_bits, solve_plan
-from .problems import channel_problem, layer_problem, problem_of, uniform_options
-from .profile import LayerProfile, OptionScore, Profile, ProfileArrays, read_profile, write_profile
+from .merge import merge_scores
+from .planning import best_uniform_plan, budget_bits, solve_plan, uniform_plans
+from .problems import Posed, pose, problem_of
+from .profile import (
+    LayerProfile,
+    OptionScore,
+    Profile,
+    ProfileArrays,
+    Stability,
+    StabilityRound,
+    read_profile,
+    write_profile,
+)
+from .refine import Refined, RefineStep, refine, refine_plan
+from .stability import MOST_REGRET, measure_until_stable, sample_counts
+from .task import Task, pose_task, resolved_for, task_of
+from .uniform import uniform_options
 
 __all__ = [
+    "MOST_REGRET",
     "ExactScores",
     "FisherScores",
     "FisherSettings",
     "Labels",
     "LayerProfile",
     "Ledger",
+    "Objective",
     "OptionScore",
+    "Posed",
     "Profile",
     "ProfileArrays",
+    "RefineStep",
+    "Refined",
     "SensitivityData",
+    "Stability",
+    "StabilityRound",
+    "Task",
     "best_uniform_plan",
     "budget_bits",
-    "channel_problem",
     "check_feasible",
     "check_profile",
+    "doubtful_layers",
     "draw_sensitivity",
-    "layer_problem",
+    "joint_problem",
     "ledger_of",
     "measure_profile",
+    "measure_until_stable",
+    "merge_scores",
+    "pose",
+    "pose_task",
     "problem_of",
     "profile_fingerprint",
     "read_profile",
+    "refine",
+    "refine_plan",
+    "resolved_for",
+    "sample_counts",
     "score_exact",
     "score_fisher",
     "sensitivity_data",
     "solve_plan",
+    "task_of",
     "tool_versions",
     "uniform_options",
+    "uniform_plans",
+    "unit_factors",
+    "with_confidence",
     "write_profile",
 ]

@@ -7,34 +7,52 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..allocator import LayerCut, fitting_cut
 from ..errors import InputError
 from ..network import Layer, Network, rows
 from ..quantizer import Option, Quantizer
 
-__all__ = ["layer_options", "perturbations"]
+__all__ = ["cut_of", "layer_options", "perturbations"]
 
 
-def layer_options(layer: Layer, options: Sequence[Option]) -> list[int]:
-    """Indices of the options that the layer can take: a group of weights must fit into a channel.
+def cut_of(layer: Layer, cut: str | None) -> LayerCut:
+    """How a layer is cut where strips of inputs are scored; by output channel where `cut` does not fit it."""
+    shape = (layer.channels, layer.fan_in) if layer.kind == "linear" else layer.shape
+    return LayerCut.of(shape, fitting_cut(shape, cut))
+
+
+def layer_options(layer: Layer, options: Sequence[Option], cut: str | None = None) -> list[int]:
+    """Indices of the options that the layer can take: a group of weights must fit into a row.
+
+    Parameters
+    ----------
+    cut : str, optional
+        How linear layers are cut, such as ``inputs:64``, see `LayerCut`.
 
     Raises
     ------
     InputError
         None fits; names the layer.
     """
-    fitting = [index for index, option in enumerate(options) if option.group <= layer.fan_in]
+    weights = cut_of(layer, cut).row_weights
+    fitting = [index for index, option in enumerate(options) if option.group <= weights]
     if not fitting:
+        what = "output channel" if weights == layer.fan_in else "strip and output channel"
         raise InputError(
-            f"layer '{layer.name}' has {layer.fan_in} weights per output channel, fewer than a group of "
+            f"layer '{layer.name}' has {weights} weights per {what}, fewer than a group of "
             f"every option ({', '.join(map(str, options))}); add an option without groups, such as w4"
         )
     return fitting
 
 
-def perturbations(network: Network, layer: Layer, options: Sequence[Option], quantizer: Quantizer) -> Tensor:
+def perturbations(
+    network: Network, layer: Layer, options: Sequence[Option], quantizer: Quantizer, cut: str | None = None
+) -> Tensor:
     """``dW(o) = dequantized W - W``, shape (channels, options, fan_in); 0 for options that do not fit."""
     weight = rows(layer, network.weight(layer)).to(torch.float32)
+    strips = cut_of(layer, cut)
     deltas = torch.zeros(layer.channels, len(options), layer.fan_in, device=weight.device)
-    for index in layer_options(layer, options):
-        deltas[:, index] = quantizer.quantize(weight, options[index]).dequantize() - weight
+    for index in layer_options(layer, options, cut):
+        stored = quantizer.quantize(strips.to_rows(weight), options[index]).dequantize()
+        deltas[:, index] = strips.from_rows(stored) - weight
     return deltas

@@ -1,18 +1,44 @@
-"""Whether a budget can be met at all: sizes need no scores, so it is known before anything is measured."""
+"""Whether budgets can be met at all: costs need no scores, so it is known before anything is measured."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import NamedTuple
 
-from ..allocator import parse_budget
+from ..allocator import (
+    BOPS,
+    SIZE,
+    Budget,
+    Constraints,
+    CostTable,
+    MultiProblem,
+    check_together,
+    cost_range,
+    parse_budget,
+    parse_unit,
+)
 from ..errors import InfeasibleError, InputError
 from ..network import Network
-from ..quantizer import Option, StepUnit, channel_code_bits
-from .candidates import layer_options
-from .problems import Unit
+from ..quantizer import Option
+from .facts import LayerFacts, bops_table, facts_of_network, resolve
+from .problems import Posed, pose_facts
 
-__all__ = ["Ledger", "check_feasible", "ledger_of", "limit_bits"]
+__all__ = [
+    "Ledger",
+    "Limit",
+    "check_feasible",
+    "ledger_of",
+    "limits_of",
+    "read_budgets",
+    "tables_for",
+    "under_limits",
+]
+
+
+MOST = 2**62
+"""Budgets beyond the greatest total cost of a problem limit nothing."""
 
 
 class Ledger(NamedTuple):
@@ -33,6 +59,27 @@ class Ledger(NamedTuple):
     float_bits: int
 
 
+@dataclass(frozen=True)
+class Limit:
+    """A budget in the whole numbers of a posed problem.
+
+    Attributes
+    ----------
+    budget : Budget
+    name : str
+        What messages and shadow prices call it: its quantity, or where two limit the same one, its text.
+    cost : int
+        Which costs it limits: 0 the bits, k + 1 the table k.
+    amount : int
+        The limit in bits, or in the whole numbers of the table, rounded down.
+    """
+
+    budget: Budget
+    name: str
+    cost: int
+    amount: int
+
+
 def ledger_of(network: Network) -> Ledger:
     """Count a network's weights, and what is stored beside them."""
     quantized = {layer.weight for layer in network.layers}
@@ -45,65 +92,131 @@ def ledger_of(network: Network) -> Ledger:
     return Ledger(weight_count, fixed_bits, network.float_bits)
 
 
-def check_feasible(network: Network, options: Sequence[Option], budget: str, unit: Unit) -> None:
-    """Refuse a budget below ``sum_l min_o size(l, o)``.
+def read_budgets(budgets: str | Sequence[str]) -> tuple[Budget, ...]:
+    """One budget or several, each once.
+
+    Raises
+    ------
+    InputError
+        None, or not a budget.
+    """
+    texts = (budgets,) if isinstance(budgets, str) else budgets
+    read = tuple({str(budget): budget for budget in map(parse_budget, texts)}.values())
+    if not read:
+        raise InputError("no budget is given; give at least one, such as 4b")
+    return read
+
+
+def tables_for(
+    budgets: Sequence[Budget],
+    tables: Sequence[CostTable],
+    facts: Sequence[LayerFacts],
+    options: Sequence[str],
+) -> tuple[CostTable, ...]:
+    """The tables given, and bit operations where a budget limits them and no table states them.
+
+    Raises
+    ------
+    InputError
+        A budget of a quantity that has no table, or two tables of one name.
+    """
+    names = [table.name for table in tables]
+    twice = [name for name in names if names.count(name) > 1 or name == SIZE]
+    if twice:
+        raise InputError(f"a table is named {twice[0]}, which is taken; give every table a name of its own")
+    for budget in budgets:
+        if budget.quantity not in (SIZE, BOPS, *names):
+            known = ", ".join(dict.fromkeys((SIZE, BOPS, *names)))
+            raise InputError(
+                f"the budget {budget} limits {budget.quantity}, which is none of {known}; give its costs "
+                f"with --table {budget.quantity}=FILE"
+            )
+    if BOPS not in names and any(budget.quantity == BOPS for budget in budgets):
+        return (*tables, bops_table(facts, options))
+    return tuple(tables)
+
+
+def check_feasible(
+    network: Network,
+    options: Sequence[Option],
+    budgets: str | Sequence[str],
+    unit: str,
+    *,
+    constraints: Constraints | None = None,
+    tables: Sequence[CostTable] = (),
+) -> None:
+    """Refuse budgets that no choice meets, each alone or all together.
 
     Parameters
     ----------
-    budget : str
+    budgets : str or sequence of str
         See `parse_budget`.
-    unit : "layer" or "channel"
-        A choice per channel also stores which channel has which option.
+    unit : str
+        See `parse_unit`. A choice below the layer also stores which strip has which option.
 
     Raises
     ------
     InputError
-        Not a budget, a layer that no option fits, or channels that could not have options of their own.
+        Not a budget, a layer that no option fits, constraints that cannot be, a table without the costs that
+        are needed, or channels that could not have options of their own.
     InfeasibleError
-        Below the least size; names the least and the greatest.
+        Names the least and the greatest; where budgets clash, which, and how far off they are.
     """
-    per_tensor = [str(option) for option in options if option.unit is StepUnit.TENSOR]
-    if unit == "channel" and per_tensor:
-        raise InputError(
-            f"options {', '.join(per_tensor)} have one step for the whole tensor and cannot be chosen per "
-            "channel; leave them out, or choose with --unit layer"
-        )
-    code_bits = channel_code_bits(len(options)) if unit == "channel" else 0
-    least = greatest = 0
-    for layer in network.layers:
-        fitting = [options[index] for index in layer_options(layer, options)]
-        sizes = [option.size_bits(layer.channels, layer.fan_in) for option in fitting]
-        least += min(sizes) + code_bits * layer.channels
-        greatest += max(sizes) + code_bits * layer.channels
-    limit_bits(budget, unit, ledger_of(network), least, greatest, [str(option) for option in options])
+    read, parsed, names = read_budgets(budgets), parse_unit(unit), [str(option) for option in options]
+    facts = facts_of_network(network, options, parsed.cut)
+    rules = resolve(constraints, facts)
+    posed = pose_facts(facts, names, parsed, rules, tables_for(read, tables, facts, names))
+    limits = limits_of(read, posed, unit, ledger_of(network))
+    if len(limits) > 1:
+        check_together(under_limits(posed, limits))
 
 
-def limit_bits(
-    budget: str, unit: Unit, ledger: Ledger, least: int, greatest: int, options: Sequence[str]
-) -> int:
-    """Bits that a budget leaves to the quantized weights.
-
-    Parameters
-    ----------
-    least, greatest : int
-        Bits of the quantized weights over all choices.
-    options : sequence of str
-        The option set, for the message.
+def limits_of(budgets: Sequence[Budget], posed: Posed, unit: str, ledger: Ledger) -> tuple[Limit, ...]:
+    """The budgets in the whole numbers of a posed problem, each one that can be met alone.
 
     Raises
     ------
-    InputError
-        Not a budget.
     InfeasibleError
-        Below `least`; names both ends of what can be reached.
+        One that cannot; names the least and the greatest that its quantity reaches.
     """
-    parsed = parse_budget(budget)
+    quantities = [budget.quantity for budget in budgets]
+    limits = []
+    for budget in budgets:
+        name = budget.quantity if quantities.count(budget.quantity) == 1 else str(budget)
+        if budget.quantity == SIZE:
+            size_bits = min(_size_limit(budget, posed, unit, ledger), MOST)
+            limits.append(Limit(budget, name, 0, size_bits))
+            continue
+        index = [table.name for table in posed.tables].index(budget.quantity)
+        scale = posed.scales[index]
+        amount = min(int(Fraction(budget.value) * scale), MOST)
+        limits.append(Limit(budget, name, index + 1, amount))
+        least, greatest = cost_range(replace(posed.problem, cost=posed.further[index]))
+        if amount < least:
+            raise InfeasibleError(
+                f"budget {budget} is below what {_choices(posed)} can reach per {unit}: {budget.quantity} is "
+                f"from {least / scale:.6g} to {greatest / scale:.6g}. Raise the budget or add cheaper options"
+            )
+    return tuple(limits)
+
+
+def under_limits(posed: Posed, limits: Sequence[Limit]) -> MultiProblem:
+    """The posed problem with these limits as its budgets."""
+    return posed.under(
+        [limit.name for limit in limits],
+        [limit.cost for limit in limits],
+        [limit.amount for limit in limits],
+    )
+
+
+def _size_limit(budget: Budget, posed: Posed, unit: str, ledger: Ledger) -> int:
     try:
-        limit = parsed.bits(*ledger)
+        limit = budget.bits(*ledger)
     except InfeasibleError:
         # What stays float takes all of it: worse than any shortage that the options could mend.
         limit = -1
-    if limit >= least:
+    spread = cost_range(posed.problem)
+    if limit >= spread.least:
         return limit
 
     def described(weight_bits: int) -> str:
@@ -114,7 +227,12 @@ def limit_bits(
         )
 
     raise InfeasibleError(
-        f"budget {budget} is below what the options {', '.join(options)} can reach per {unit}: from "
-        f"{described(least)} to {described(greatest)}, of which {ledger.fixed_bits / 8e6:.3g}MB are stored "
-        "unquantized. Raise the budget or add smaller options"
+        f"budget {budget} is below what {_choices(posed)} can reach per {unit}: from "
+        f"{described(spread.least)} to {described(spread.greatest)}, of which "
+        f"{ledger.fixed_bits / 8e6:.3g}MB are stored unquantized. Raise the budget or add smaller options"
     )
+
+
+def _choices(posed: Posed) -> str:
+    options = f"the options {', '.join(posed.problem.option_names or ())}"
+    return f"{options} under the constraints" if posed.rules.groups or posed.rules.reasons else options

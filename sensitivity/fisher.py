@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -11,15 +11,17 @@ from torch import Tensor
 
 from ..network import Data, Layer, LayerCall, Network
 from ..quantizer import Option, Quantizer
-from .candidates import perturbations
+from .candidates import cut_of, perturbations
+from .folding import fold, row_count
 from .labels import Labels, cotangents, noise_count
-from .projections import project
+from .projections import project_strips
 from .store import SpanStore, standard_error
 from .subsample import Chosen, choose_samples
 
 __all__ = ["FisherScores", "FisherSettings", "score_fisher"]
 
 MOST_SAMPLES_AT_ONCE = 64
+FACTOR_BYTES, FEWEST_FACTOR_ROWS = 2**30, 64
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,12 @@ class FisherSettings:
         `choose_samples`. 1 takes every sample.
     memory_bytes : int
         Bound of the working memory beside the network, from which chunks and spans follow.
+    cut : str, optional
+        ``inputs:64`` scores linear layers by runs of 64 input weights, where their inputs are 2 or more times
+        64; None scores output channels. See `LayerCut`.
+    factor_rows : int
+        Most rows in which the projections of all strips are kept, from which their joint loss follows; none
+        where fewer than 64 rows of float32 would fit into 1 GiB.
     """
 
     labels: Labels = Labels.PROJECTED
@@ -45,6 +53,8 @@ class FisherSettings:
     seed: int = 0
     share: float = 0.99
     memory_bytes: int = 2**31
+    cut: str | None = None
+    factor_rows: int = 512
 
 
 @dataclass(frozen=True)
@@ -59,14 +69,18 @@ class FisherScores:
         v[n, r, l, o], scaled so that ``1/2 sum_r v^2`` is the loss of sample n over the probability with
         which it was chosen; sums over n, divided by `samples`, are means. Products between layers are the
         joint Gram matrix.
-    channel_loss, channel_error : Tensor, shape (channels of all layers, options), float64
-        Loss of quantizing one channel alone, mean over samples, and its standard error.
+    channel_loss, channel_error : Tensor, shape (strips of all layers, options), float64
+        Loss of quantizing one strip (output channel, unless the layer is cut) alone, mean over samples, and
+        its standard error.
+    factors : Tensor, shape (rows, strips of all layers, options), float32, or None
+        Projections of the strips, folded, and scaled as `projections`; see `fold`.
     """
 
     samples: int
     projections: Tensor
     channel_loss: Tensor
     channel_error: Tensor
+    factors: Tensor | None = None
 
     def layer_loss(self) -> Tensor:
         """``1/2 mean_n sum_r v[n, r, l, o]^2``, shape (layers, options), float64."""
@@ -88,6 +102,7 @@ def score_fisher(
     quantizer: Quantizer,
     settings: FisherSettings,
     *,
+    around: Mapping[str, Tensor] | None = None,
     store: Path | None = None,
     key: str = "",
     on_progress: Callable[[int, int], None] | None = None,
@@ -105,6 +120,9 @@ def score_fisher(
 
     Parameters
     ----------
+    around : mapping of str to Tensor, optional
+        Tensors of a changed network at which the Fisher information is taken; the perturbations stay those of
+        the float weights, so that differences between two options are what a move from one to the other does.
     store : Path, optional
         Folder for the partial sums; `key` names what they belong to, and sums under another key are ignored.
     on_progress : callable, optional
@@ -115,23 +133,30 @@ def score_fisher(
     InputError
         ``Labels.ALL`` for an output with too many classes or several positions.
     """
-    chosen = choose_samples(network, data, settings.share, settings.seed)
+    changed = network if around is None else network.replace(around)
+    chosen = choose_samples(changed, data, settings.share, settings.seed)
     count = len(chosen.index)
     spans = _spans(network.layers, len(options), settings.memory_bytes // 2)
     chunk = _chunk(network, data, settings)
+    strips = sum(cut_of(layer, settings.cut).strips for layer in network.layers)
+    most_rows = min(settings.factor_rows, FACTOR_BYTES // (4 * strips * len(options)))
+    settings = replace(settings, factor_rows=most_rows if most_rows >= FEWEST_FACTOR_ROWS else 0)
     projections: list[Tensor] = []
     channel_loss: list[Tensor] = []
     channel_error: list[Tensor] = []
+    factors: list[Tensor] = []
     for number, span in enumerate(spans):
         # Another memory bound cuts the layers into other spans, to which the sums kept do not belong.
         kept = SpanStore.open(store, number, f"{key} {span[0].name} to {span[-1].name}")
         if kept.samples < count:
-            deltas = {layer.name: perturbations(network, layer, options, quantizer) for layer in span}
+            deltas = {
+                layer.name: perturbations(network, layer, options, quantizer, settings.cut) for layer in span
+            }
         while kept.samples < count:
             # Not a multiple of the chunk where an earlier run had chunks of another size.
             part = slice(kept.samples, kept.samples + chunk)
             some = Chosen(chosen.index[part], chosen.weight[part])
-            kept.add(*_chunk_scores(network, span, deltas, data, some, settings))
+            kept.add(*_chunk_scores(changed, span, deltas, data, some, settings, part.start, count))
             if on_progress is not None:
                 on_progress(number * count + kept.samples, len(spans) * count)
         kept.close()
@@ -139,8 +164,14 @@ def score_fisher(
         mean, error = kept.channel_scores(len(data.inputs))
         channel_loss.append(mean)
         channel_error.append(error)
+        if kept.factors is not None:
+            factors.append(kept.factors)
     return FisherScores(
-        len(data.inputs), torch.cat(projections, 2), torch.cat(channel_loss), torch.cat(channel_error)
+        len(data.inputs),
+        torch.cat(projections, 2),
+        torch.cat(channel_loss),
+        torch.cat(channel_error),
+        torch.cat(factors, 1) if factors else None,
     )
 
 
@@ -151,9 +182,11 @@ def _chunk_scores(
     data: Data,
     chosen: Chosen,
     settings: FisherSettings,
-) -> tuple[Tensor, Tensor, Tensor]:
+    first: int,
+    count: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Projections (samples, draws, layers, options); sum and sum of squares over samples of the channels'
-    losses, each (channels, options)."""
+    losses, each (channels, options); and the folded projections of the strips, where they are kept."""
     uses: list[tuple[LayerCall, Tensor, Tensor]] = []
 
     def watch(call: LayerCall, entering: Tensor, leaving: Tensor) -> Tensor:
@@ -178,7 +211,8 @@ def _chunk_scores(
         received = [gradient[index].to(torch.float32) for gradient in gradients]
         with torch.inference_mode():
             name = call.layer.name
-            effect = project(call.layer, call, entering.to(torch.float32), received, deltas[name])
+            cut = cut_of(call.layer, settings.cut)
+            effect = project_strips(call, entering.to(torch.float32), received, deltas[name], cut)
             totals[name] = totals[name] + effect if name in totals else effect
     # The mean over positions (tokens), which are drawn independently.
     scale = (chosen.weight / logits[0, ..., 0].numel()).sqrt().to(logits.device, torch.float32)
@@ -187,7 +221,10 @@ def _chunk_scores(
     losses = [effect.square().sum(2).double() / 2 for effect in effects]
     total = torch.cat([loss.sum(1) for loss in losses])
     square = torch.cat([loss.square().sum(1) for loss in losses])
-    return layers.cpu(), total.cpu(), square.cpu()
+    if settings.factor_rows == 0:
+        return layers.cpu(), total.cpu(), square.cpu(), None
+    rows = row_count(count, len(directions), settings.factor_rows)
+    return layers.cpu(), total.cpu(), square.cpu(), fold(effects, first, rows, settings.seed)
 
 
 def _noise(logits: Tensor, samples: Sequence[int], settings: FisherSettings) -> Tensor | None:

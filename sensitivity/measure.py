@@ -16,13 +16,20 @@ from torch import Tensor
 from ..errors import InputError
 from ..network import Data, Layer, Network, fingerprint
 from ..quantizer import Option, Quantizer
-from .candidates import layer_options
-from .exact import score_exact
+from .candidates import cut_of, layer_options
+from .exact import ExactScores, score_exact
 from .feasible import ledger_of
-from .fisher import FisherSettings, score_fisher
+from .fisher import FisherScores, FisherSettings, score_fisher
 from .profile import Fingerprint, LayerProfile, OptionScore, Profile, ProfileArrays
 
-__all__ = ["check_profile", "measure_profile", "profile_fingerprint", "tool_versions"]
+__all__ = [
+    "check_cut",
+    "check_profile",
+    "make_profile",
+    "measure_profile",
+    "profile_fingerprint",
+    "tool_versions",
+]
 
 Method = Literal["fisher", "exact"]
 
@@ -40,10 +47,10 @@ def profile_fingerprint(
         "options": [str(option) for option in options],
         "quantizer": quantizer.settings(),
     }
-    chosen["method"] = method
+    chosen |= {"method": method, "excluded": sorted(network.excluded)}
     if method == "fisher":
         chosen |= {"labels": settings.labels, "draws": settings.draws, "seed": settings.seed}
-        chosen["share"] = settings.share
+        chosen |= {"share": settings.share, "cut": settings.cut, "factor_rows": settings.factor_rows}
     return Fingerprint(
         weights=fingerprint(network.tensors),
         data=fingerprint(data),
@@ -70,8 +77,9 @@ def check_profile(profile: Profile, wanted: Fingerprint, where: str) -> None:
     ]
     if differing:
         raise InputError(
-            f"the profile {where} was measured with other inputs: {' and '.join(differing)} differ. Give the "
-            "inputs it was measured with, another --out, or --force to measure again"
+            f"the profile {where} was measured with other inputs: {' and '.join(differing)} differ (it is of "
+            f"{profile.samples:,} samples of {profile.data}). Give the inputs it was measured with, another "
+            "--out, or --force to measure again"
         )
 
 
@@ -112,24 +120,51 @@ def measure_profile(
     quantizer = quantizer or Quantizer()
     settings = settings or FisherSettings()
     print_ = profile_fingerprint(network, data, options, quantizer, method, settings)
+    check_cut(network, method, settings.cut)
     began = time.perf_counter()
-    arrays: ProfileArrays | None = None
+    scores: ExactScores | FisherScores
     if method == "exact":
-        exact = score_exact(network, data, options, quantizer, on_progress=on_progress)
-        loss, error, draws, scored = exact.loss, exact.error, 0, 0
+        scores = score_exact(network, data, options, quantizer, on_progress=on_progress)
     else:
-        fisher = score_fisher(
+        scores = score_fisher(
             network, data, options, quantizer, settings,
             store=store, key=print_.text(), on_progress=on_progress,
         )  # fmt: skip
-        loss, error = fisher.layer_loss(), fisher.layer_error()
-        scored, draws = fisher.projections.shape[:2]
+    return make_profile(
+        network, data, options, quantizer, settings, scores, print_, time.perf_counter() - began
+    )
+
+
+def make_profile(
+    network: Network,
+    data: Data,
+    options: Sequence[Option],
+    quantizer: Quantizer,
+    settings: FisherSettings,
+    scores: ExactScores | FisherScores,
+    print_: Fingerprint,
+    seconds: float,
+) -> tuple[Profile, ProfileArrays | None]:
+    """The document of scores, and its arrays.
+
+    Raises
+    ------
+    InputError
+        A score is NaN or infinite; names layer and option.
+    """
+    method: Method = "exact"
+    arrays: ProfileArrays | None = None
+    if isinstance(scores, FisherScores):
+        method, loss, error = "fisher", scores.layer_loss(), scores.layer_error()
         arrays = ProfileArrays(
-            channel_loss=fisher.channel_loss,
-            channel_error=fisher.channel_error,
-            projections=fisher.projections,
+            channel_loss=scores.channel_loss,
+            channel_error=scores.channel_error,
+            projections=scores.projections,
+            factors=None if scores.factors is None else scores.factors.to(torch.bfloat16),
         )
-    seconds = time.perf_counter() - began
+    else:
+        loss, error = scores.loss, scores.error
+    scored, draws = arrays.projections.shape[:2] if arrays is not None else (0, 0)
     _refuse_nonfinite(network, options, loss)
     profile = Profile(
         method=method,
@@ -138,16 +173,19 @@ def measure_profile(
         data=data.name,
         samples=len(data.inputs),
         scored_samples=scored,
+        factor_rows=0 if arrays is None or arrays.factors is None else len(arrays.factors),
         seed=settings.seed,
         quantizer=quantizer.settings(),
         options=tuple(str(option) for option in options),
         fingerprint=print_,
         **ledger_of(network)._asdict(),
         skipped=dict(network.skipped),
+        excluded=network.excluded,
         seconds={"scores": round(seconds, 3)},
         versions=tool_versions(),
         layers=tuple(
-            _layer_profile(layer, options, loss[row], error[row]) for row, layer in enumerate(network.layers)
+            _layer_profile(layer, network.reads(layer), options, loss[row], error[row], settings.cut)
+            for row, layer in enumerate(network.layers)
         ),
     )
     return profile, arrays
@@ -158,22 +196,49 @@ def tool_versions() -> dict[str, str]:
     return {name: version(name) for name in ("apportion", "torch", "numpy")}
 
 
-def _layer_profile(layer: Layer, options: Sequence[Option], loss: Tensor, error: Tensor) -> LayerProfile:
+def check_cut(network: Network, method: Method, cut: str | None) -> None:
+    """Refuse a cut that nothing would be scored by."""
+    if cut is None:
+        return
+    if method == "exact":
+        raise InputError(
+            f"exact scores exist per layer only, and cannot be measured per {cut}; use Fisher scores"
+        )
+    if not any(cut_of(layer, cut).inputs for layer in network.layers):
+        widths = sorted({layer.fan_in for layer in network.layers if layer.kind == "linear"})
+        has = f"have {', '.join(map(str, widths))} inputs" if widths else "are none"
+        raise InputError(
+            f"no layer can be cut per {cut}: linear layers must have 2 or more times that number of inputs, "
+            f"and here they {has}; choose another number, or --unit channel"
+        )
+
+
+def _layer_profile(
+    layer: Layer,
+    reads: tuple[str, ...],
+    options: Sequence[Option],
+    loss: Tensor,
+    error: Tensor,
+    cut: str | None,
+) -> LayerProfile:
     shape = (layer.channels, layer.fan_in) if layer.transposed else layer.shape
+    strips = cut_of(layer, cut)
     return LayerProfile(
         name=layer.name,
         kind=layer.kind,
         shape=shape,
         fan_in=layer.fan_in,
+        cut=cut if strips.inputs else None,
         macs=layer.macs,
+        reads=reads,
         scores=tuple(
             OptionScore(
                 option=str(options[index]),
-                size_bits=options[index].size_bits(layer.channels, layer.fan_in),
+                size_bits=options[index].size_bits(strips.rows, strips.row_weights),
                 loss=float(loss[index]),
                 standard_error=float(error[index]),
             )
-            for index in layer_options(layer, options)
+            for index in layer_options(layer, options, cut)
         ),
     )
 

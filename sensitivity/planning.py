@@ -1,27 +1,27 @@
-"""From a profile and a budget to a plan."""
+"""From a profile and budgets to a plan."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from ..allocator import (
-    Certificate,
-    Complexity,
-    LayerPlan,
+    Constraints,
+    CostTable,
     Plan,
     Status,
-    assignment_digest,
-    cost_range,
-    parse_budget,
-    solve,
+    average_budget,
+    excesses,
+    parse_unit,
+    solve_joint,
+    solve_multi,
 )
-from ..quantizer import parse_option, stored_bits
-from .feasible import Ledger, limit_bits
-from .measure import tool_versions
-from .problems import Unit, problem_of, uniform_options
-from .profile import LayerProfile, Profile, ProfileArrays
+from .feasible import read_budgets
+from .joint import Objective, joint_problem
+from .profile import Profile, ProfileArrays
+from .task import build_plan, ledger_of_profile, pose_task
+from .uniform import uniform_choices
 
-__all__ = ["best_uniform_plan", "budget_bits", "solve_plan"]
+__all__ = ["best_uniform_plan", "budget_bits", "solve_plan", "uniform_plans"]
 
 
 def budget_bits(profile: Profile, budget: str) -> int:
@@ -30,138 +30,114 @@ def budget_bits(profile: Profile, budget: str) -> int:
     Raises
     ------
     InputError
-        Not a budget.
+        Not a budget of the size.
     InfeasibleError
         What stays float takes all of it.
     """
-    return parse_budget(budget).bits(profile.weight_count, profile.fixed_bits, profile.float_bits)
+    return read_budgets(budget)[0].bits(*ledger_of_profile(profile))
 
 
 def solve_plan(
     profile: Profile,
     arrays: ProfileArrays | None,
-    budget: str,
-    unit: Unit,
+    budgets: str | Sequence[str],
+    unit: str,
     *,
+    objective: Objective | None = None,
+    constraints: Constraints | None = None,
+    tables: Sequence[CostTable] = (),
     time_limit_s: float | None = None,
 ) -> Plan:
-    """The plan of least predicted loss within the budget, with its certificate.
+    """The plan of least predicted loss within all budgets, with its certificate.
 
     Parameters
     ----------
     arrays : ProfileArrays or None
-        Needed for unit "channel".
-    budget : str
-        See `parse_budget`.
+        Needed for every unit but the layer, and for the joint objective.
+    budgets : str or sequence of str
+        One or several, see `parse_budget`; each is kept.
+    unit : str
+        See `parse_unit`.
+    objective : Objective, optional
+        Whether losses add up, or interact as the projections say, see `joint_problem`. Default: joint where
+        options are chosen below the layer and the profile has the projections, else additive; measured on
+        held-out images of three networks, the joint objective wins there, and not per layer.
+    constraints : Constraints, optional
+        Tied, pinned and excluded layers, and options of their own.
+    tables : sequence of CostTable
+        Further quantities that budgets may limit; bit operations need none.
 
     Raises
     ------
     InputError
-        Not a budget, or a unit that the profile has no scores for.
+        Not a budget, a unit or objective that the profile has no scores for, constraints that cannot be, or
+        a table without the costs that are needed.
     InfeasibleError
-        No choice meets the budget; names the least and the greatest complexity.
+        No choice meets the budgets; names the least and the greatest complexity, and the budgets that clash.
     """
-    ledger = Ledger(profile.weight_count, profile.fixed_bits, profile.float_bits)
-    spread = cost_range(problem_of(profile, arrays, unit, 0))
-    limit = limit_bits(budget, unit, ledger, spread.least, spread.greatest, profile.options)
-    problem = problem_of(profile, arrays, unit, limit)
-    solution = solve(problem, time_limit_s=time_limit_s)
-    chosen = [profile.options[index] for index in solution.choice]
-    if unit == "layer":
-        assigned = [[option] * layer.channels for option, layer in zip(chosen, profile.layers, strict=True)]
-    else:
-        assigned, start = [], 0
-        for layer in profile.layers:
-            assigned.append(chosen[start : start + layer.channels])
-            start += layer.channels
-    return _plan(profile, arrays, budget, unit, assigned, solution.certificate)
+    task = pose_task(profile, arrays, budgets, unit, constraints=constraints, tables=tables)
+    if objective is None:
+        finer = parse_unit(unit).kind != "layer" and arrays is not None and arrays.factors is not None
+        objective = Objective.JOINT if finer else Objective.ADDITIVE
+    if objective is Objective.JOINT:
+        return task.plan(solve_joint(joint_problem(task)))
+    return task.plan(solve_multi(task.problem, time_limit_s=time_limit_s))
 
 
 def best_uniform_plan(profile: Profile, plan: Plan) -> Plan | None:
-    """The plan that gives every layer one option, that of least predicted loss within the same budget.
+    """The plan that gives every layer one option, that of least predicted loss within the same budgets.
 
-    None where no single option fits.
+    Layers that the plan's constraints keep from it take the nearest that they may have, see
+    `uniform_choices`. None where no option fits.
     """
-    limit = budget_bits(profile, plan.budget)
-    fitting = {
-        option: loss for option, (size_bits, loss) in uniform_options(profile).items() if size_bits <= limit
-    }
+    tables = tuple(CostTable(name, costs) for name, costs in (plan.tables or {}).items())
+    plans = uniform_plans(profile, plan.constraints, tables=tables, budgets=plan.budgets)
+    fitting = [candidate for candidate in plans.values() if not excesses(candidate)]
     if not fitting:
         return None
-    option = min(fitting, key=lambda text: fitting[text])
-    certificate = None
-    if plan.certificate is not None and plan.unit == "layer":
-        objective, bound = fitting[option], plan.certificate.bound
-        gap = max(0.0, objective - bound)
-        certificate = Certificate(
-            objective=objective,
-            bound=bound,
-            gap=gap,
-            relative_gap=gap / max(abs(objective), abs(bound)) if gap else 0.0,
-            status=Status.MEASURED,
-            solver="measurement",
-            shadow_price=plan.certificate.shadow_price,
-        )
-    assigned = [[option] * layer.channels for layer in profile.layers]
-    return _plan(profile, None, plan.budget, "layer", assigned, certificate)
-
-
-def _layer_bits(profile: Profile, layer: LayerProfile, options: Sequence[str]) -> int:
-    """Stored bits of a layer whose channels have these options."""
-    return stored_bits([parse_option(text) for text in options], layer.fan_in, len(profile.options))
-
-
-def _predicted_loss(
-    profile: Profile, arrays: ProfileArrays | None, unit: Unit, row: int, options: Sequence[str]
-) -> float:
-    """Loss that the scores predict for a layer: its own score, or the sum of its channels' scores."""
-    layer = profile.layers[row]
-    if unit == "layer" or arrays is None:
-        return next(score.loss for score in layer.scores if score.option == options[0])
-    start = sum(before.channels for before in profile.layers[:row])
-    columns = [profile.options.index(option) for option in options]
-    channels = arrays.channel_loss[start : start + layer.channels]
-    return float(channels[range(layer.channels), columns].sum())
-
-
-def _plan(
-    profile: Profile,
-    arrays: ProfileArrays | None,
-    budget: str,
-    unit: Unit,
-    assigned: Sequence[Sequence[str]],
-    certificate: Certificate | None,
-) -> Plan:
-    layers = []
-    for row, (layer, options) in enumerate(zip(profile.layers, assigned, strict=True)):
-        size_bits = _layer_bits(profile, layer, options)
-        layers.append(
-            LayerPlan.from_channels(
-                layer.name,
-                layer.shape,
-                options,
-                size_bits=size_bits,
-                predicted_loss=_predicted_loss(profile, arrays, unit, row, options),
-                mean_bits=size_bits / (layer.channels * layer.fan_in),
-            )
-        )
-    weights = sum(layer.size_bits for layer in layers)
-    return Plan(
-        unit=unit,
-        budget=budget,
-        complexity=Complexity(
-            size_bits=weights + profile.fixed_bits,
-            average_bits=weights / profile.weight_count,
-            fixed_bits=profile.fixed_bits,
-            float_bits=profile.float_bits,
-            weight_count=profile.weight_count,
-        ),
-        certificate=certificate,
-        predicted_loss=sum(layer.predicted_loss for layer in layers),
-        profile=profile.fingerprint.text(),
-        options=profile.options,
-        quantizer=profile.quantizer,
-        assignment=assignment_digest(layers),
-        versions=tool_versions(),
-        layers=tuple(layers),
+    best = min(fitting, key=lambda candidate: candidate.predicted_loss)
+    if plan.certificate is None or plan.unit != "layer":
+        return best
+    objective, bound = best.predicted_loss, plan.certificate.bound
+    gap = max(0.0, objective - bound)
+    certificate = plan.certificate.model_copy(
+        update={
+            "objective": objective,
+            "gap": gap,
+            "relative_gap": gap / max(abs(objective), abs(bound)) if gap else 0.0,
+            "status": Status.MEASURED,
+            "solver": "measurement",
+        }
     )
+    return best.model_copy(update={"certificate": certificate})
+
+
+def uniform_plans(
+    profile: Profile,
+    constraints: Constraints | None = None,
+    *,
+    tables: Sequence[CostTable] = (),
+    budgets: tuple[str, ...] | None = None,
+) -> dict[str, Plan]:
+    """For every option that all layers can take, the plan in which they do, as far as constraints allow.
+
+    Parameters
+    ----------
+    budgets : tuple of str, optional
+        What the plans shall state, whether they are within or not; default: their own average bits.
+    """
+    plans = {}
+    for option, taken in uniform_choices(profile, constraints).items():
+        assigned = [
+            [profile.options[column]] * layer.strips
+            for column, layer in zip(taken, profile.layers, strict=True)
+        ]
+        plan = build_plan(
+            profile, None, "layer", assigned, None,
+            budgets=budgets or ("100%",), constraints=constraints, tables=tables, certificate=None,
+        )  # fmt: skip
+        if budgets is None:
+            own = average_budget(plan.complexity.size_bits - profile.fixed_bits, profile.weight_count)
+            plan = plan.model_copy(update={"budgets": (own,)})
+        plans[option] = plan
+    return plans

@@ -1,104 +1,240 @@
-"""The allocation problem that a profile poses, per layer or per output channel."""
+"""The allocation problem that scores pose, at any unit of choice and under constraints."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..allocator import Problem
+from ..allocator import Constraints, CostTable, MultiProblem, Problem, Rules, Unit, WholeCosts, parse_unit
 from ..errors import InputError
-from ..quantizer import StepUnit, channel_code_bits
+from ..quantizer import channel_code_bits
+from .facts import LayerFacts, facts_of_profile, refuse_tensor_steps, rules_of
 from .profile import Profile, ProfileArrays
+from .units import UnitRows
 
-__all__ = ["channel_problem", "layer_problem", "problem_of", "uniform_options"]
-
-Unit = Literal["layer", "channel"]
+__all__ = ["Posed", "layer_scores", "pose", "pose_facts", "problem_of"]
 
 
-def layer_problem(profile: Profile, budget_bits: int) -> Problem:
-    """One unit per layer: its scores, and the bits of its codes and steps.
+@dataclass(frozen=True, eq=False)
+class Posed:
+    """An allocation problem, and the way back from its units to the strips of every layer.
+
+    Attributes
+    ----------
+    problem : Problem
+        Loss and bits of every unit and option. A unit is a layer, an output channel, a tile of channels, a
+        strip of inputs, or a group of tied layers.
+    tables : tuple of CostTable
+        Further quantities, with the costs of the layers and options that are allowed.
+    further : tuple of int64 array (units, options)
+        The same of every unit, in whole numbers: never less than ``scale * cost``.
+    scales : tuple of int
+        Whole numbers per unit of each quantity.
+    member : int array (strips of all layers,)
+        Unit of every strip, layers in network order.
+    starts : int array (layers + 1,)
+        Where each layer's strips begin in `member`.
+    whole : tuple of bool
+        Layers that are one unit, alone or with others that are tied to them.
+    rules : Rules
+        What the constraints mean for the layers.
+    """
+
+    problem: Problem
+    tables: tuple[CostTable, ...]
+    further: tuple[NDArray[np.int64], ...]
+    scales: tuple[int, ...]
+    member: NDArray[np.intp]
+    starts: NDArray[np.intp]
+    whole: tuple[bool, ...]
+    rules: Rules
+
+    def assigned(self, choice: NDArray[np.intp]) -> list[list[str]]:
+        """Option of every strip of every layer, from the option index of every unit."""
+        names = np.array(self.problem.option_names, dtype=object)
+        chosen = names[choice[self.member]]
+        return [list(chosen[a:b]) for a, b in zip(self.starts[:-1], self.starts[1:], strict=True)]
+
+    def under(self, names: Sequence[str], costs: Sequence[int], budgets: Sequence[int]) -> MultiProblem:
+        """The problem under several budgets.
+
+        Parameters
+        ----------
+        names : sequence of str
+            What messages and shadow prices call the budgets.
+        costs : sequence of int
+            What each limits: 0 the bits, k + 1 the table k.
+        budgets : sequence of int
+            In bits, or in the whole numbers of the table.
+        """
+        every, scales = (self.problem.cost, *self.further), (1, *self.scales)
+        return MultiProblem(
+            self.problem.loss,
+            np.stack([every[index] for index in costs]),
+            tuple(budgets),
+            tuple(names),
+            self.problem.allowed,
+            self.problem.unit_names,
+            self.problem.option_names,
+            tuple(scales[index] for index in costs),
+        )
+
+
+def pose(
+    profile: Profile,
+    arrays: ProfileArrays | None,
+    unit: str,
+    budget_bits: int = 0,
+    *,
+    constraints: Constraints | None = None,
+    tables: Sequence[CostTable] = (),
+) -> Posed:
+    """The problem of a profile, at a unit of choice and under constraints.
+
+    A tied group is one unit, and its loss the sum of its layers' own scores; so is a layer that is one unit
+    where others are not, such as one that a constraint leaves a single option.
 
     Parameters
     ----------
+    arrays : ProfileArrays or None
+        Needed wherever layers have several units.
+    unit : str
+        See `parse_unit`.
     budget_bits : int
         Limit on the bits of all quantized weights together.
-    """
-    options = profile.options
-    shape = (len(profile.layers), len(options))
-    loss, cost = np.zeros(shape), np.zeros(shape, np.int64)
-    allowed = np.zeros(shape, np.bool_)
-    for row, layer in enumerate(profile.layers):
-        for score in layer.scores:
-            column = options.index(score.option)
-            loss[row, column], cost[row, column] = score.loss, score.size_bits
-            allowed[row, column] = True
-    names = tuple(layer.name for layer in profile.layers)
-    return Problem(loss, cost, budget_bits, allowed, names, options)
-
-
-def channel_problem(profile: Profile, arrays: ProfileArrays | None, budget_bits: int) -> Problem:
-    """One unit per output channel; the cost of a channel includes the code that names its option.
+    constraints : Constraints, optional
+        Excluded layers are those that the profile does not have.
 
     Raises
     ------
     InputError
-        The profile has no channel scores, or the option set has steps per tensor.
+        A unit that the profile has no scores for, constraints that name nothing or contradict each other,
+        or a table without the costs that are needed.
     """
+    parsed = parse_unit(unit)
+    if parsed.kind != "layer":
+        _check_scored(profile, arrays, parsed)
+    posed = pose_facts(
+        facts_of_profile(profile),
+        profile.options,
+        parsed,
+        constraints or Constraints(),
+        tables,
+        layer_scores(profile),
+        None if arrays is None else arrays.channel_loss.numpy(),
+    )
+    return replace(posed, problem=replace(posed.problem, budget=budget_bits))
+
+
+def pose_facts(
+    facts: Sequence[LayerFacts],
+    options: Sequence[str],
+    unit: Unit,
+    constraints: Constraints,
+    tables: Sequence[CostTable],
+    layer_loss: NDArray[np.float64] | None = None,
+    strip_loss: NDArray[np.float64] | None = None,
+) -> Posed:
+    """The problem of layers that need not be scored yet: what can be met needs no scores.
+
+    Parameters
+    ----------
+    layer_loss : float64 array (layers, options), optional
+        Loss of every option for the whole layer; default: 0.
+    strip_loss : float64 array (strips of all layers, options), optional
+        The same for every strip.
+    """
+    rules = rules_of(facts, options, constraints)
+    tables = tuple(table.restricted(_needed(facts, options, rules)) for table in tables)
+    strips = [layer.cut.strips for layer in facts]
+    costs = [WholeCosts.of(table, [layer.name for layer in facts], options, strips) for table in tables]
+    starts = np.concatenate([[0], np.cumsum(strips)]).astype(np.intp)
+    member, whole = np.empty(starts[-1], np.intp), []
+    group_of = {row: group for group in rules.groups for row in group}
+    units = UnitRows(len(costs))
+    for row, layer in enumerate(facts):
+        place = slice(starts[row], starts[row + 1])
+        rows = list(group_of.get(row, (row,)))
+        whole.append(len(rows) > 1 or _is_one_unit(layer, unit, rules.allowed[row]))
+        if row != rows[0]:
+            member[place] = member[starts[rows[0]]]
+        elif whole[row]:
+            member[place] = units.add(
+                [" + ".join(facts[other].name for other in rows)],
+                _total(layer_loss, rows, len(options)),
+                np.sum([facts[other].size_bits for other in rows], axis=0)[None],
+                [cost.layer[rows].sum(axis=0)[None] for cost in costs],
+                rules.allowed[row],
+            )
+        else:
+            refuse_tensor_steps(options, rules.allowed[row], unit)
+            firsts = np.arange(0, layer.cut.strips, unit.tile)
+            counts = np.diff(np.append(firsts, layer.cut.strips))[:, None]
+            loss = np.zeros((len(firsts), len(options)))
+            if strip_loss is not None:
+                loss = np.add.reduceat(strip_loss[place], firsts)
+            first_unit = units.add(
+                _part_names(layer.name, firsts, counts[:, 0]),
+                loss,
+                counts * layer.strip_bits + channel_code_bits(len(options)),
+                [counts * cost.strip[row] for cost in costs],
+                rules.allowed[row],
+            )
+            member[place] = first_unit + np.arange(layer.cut.strips) // unit.tile
+    scales = tuple(cost.scale for cost in costs)
+    return Posed(units.problem(options), tables, units.further(), scales, member, starts, tuple(whole), rules)
+
+
+def problem_of(profile: Profile, arrays: ProfileArrays | None, unit: str, budget_bits: int) -> Problem:
+    """The problem of a profile without constraints; see `pose`."""
+    return pose(profile, arrays, unit, budget_bits).problem
+
+
+def layer_scores(profile: Profile) -> NDArray[np.float64]:
+    """Loss of every option for every whole layer, (layers, options); 0 for options that do not fit."""
+    loss = np.zeros((len(profile.layers), len(profile.options)))
+    for row, layer in enumerate(profile.layers):
+        for score in layer.scores:
+            loss[row, profile.options.index(score.option)] = score.loss
+    return loss
+
+
+def _check_scored(profile: Profile, arrays: ProfileArrays | None, unit: Unit) -> None:
+    """Refuse a unit below the layer that has no scores."""
     if arrays is None:
         raise InputError(
-            "the profile holds exact scores, which exist per layer only; profile with Fisher scores to "
-            "choose per channel, or solve with --unit layer"
+            f"the profile holds exact scores, which exist per layer only; profile with Fisher scores to "
+            f"choose per {unit}, or solve with --unit layer"
         )
-    options = profile.parsed_options()
-    per_tensor = [str(option) for option in options if option.unit is StepUnit.TENSOR]
-    if per_tensor:
+    if profile.cut != unit.cut:
         raise InputError(
-            f"options {', '.join(per_tensor)} have one step for the whole tensor and cannot be chosen per "
-            "channel; profile without them, or solve with --unit layer"
+            f"the profile has scores per {profile.cut or 'channel'}, and none to choose per {unit}; profile "
+            f"with --unit {unit}, or solve with --unit {profile.cut or 'channel'} or --unit layer"
         )
-    code_bits = channel_code_bits(len(options))
-    costs: list[NDArray[np.int64]] = []
-    allowed: list[NDArray[np.bool_]] = []
-    names: list[str] = []
-    for layer in profile.layers:
-        cost = [option.size_bits(1, layer.fan_in) + code_bits for option in options]
-        fits = {score.option for score in layer.scores}
-        costs.append(np.tile(np.array(cost, np.int64), (layer.channels, 1)))
-        allowed.append(np.tile([text in fits for text in profile.options], (layer.channels, 1)))
-        names.extend(f"{layer.name}[{channel}]" for channel in range(layer.channels))
-    return Problem(
-        arrays.channel_loss.numpy(),
-        np.concatenate(costs),
-        budget_bits,
-        np.concatenate(allowed),
-        tuple(names),
-        profile.options,
-    )
 
 
-def problem_of(profile: Profile, arrays: ProfileArrays | None, unit: Unit, budget_bits: int) -> Problem:
-    """The problem at the given unit of choice."""
-    if unit == "layer":
-        return layer_problem(profile, budget_bits)
-    return channel_problem(profile, arrays, budget_bits)
+def _is_one_unit(layer: LayerFacts, unit: Unit, allowed: NDArray[np.bool_]) -> bool:
+    """One tile or strip is the whole layer, and needs no code that names its option; nor does one option."""
+    alone = unit.kind == "layer" or (unit.kind == "inputs" and not layer.cut.inputs)
+    return alone or layer.cut.strips <= unit.tile or int(allowed.sum()) == 1
 
 
-def uniform_options(
-    profile: Profile, arrays: ProfileArrays | None = None, unit: Unit = "layer"
-) -> dict[str, tuple[int, float]]:
-    """Options that every layer can take: bits of all weights, and predicted loss, when all take it.
+def _needed(facts: Sequence[LayerFacts], options: Sequence[str], rules: Rules) -> dict[str, list[str]]:
+    return {
+        layer.name: [options[column] for column in np.flatnonzero(rules.allowed[row]).tolist()]
+        for row, layer in enumerate(facts)
+    }
 
-    The prediction is the sum of the layers' scores, or of the channels' scores for unit "channel".
-    """
-    found: dict[str, tuple[int, float]] = {}
-    for column, option in enumerate(profile.options):
-        scores = [score for layer in profile.layers for score in layer.scores if score.option == option]
-        if len(scores) < len(profile.layers):
-            continue
-        loss = sum(score.loss for score in scores)
-        if unit == "channel" and arrays is not None:
-            loss = float(arrays.channel_loss[:, column].sum())
-        found[option] = sum(score.size_bits for score in scores), loss
-    return found
+
+def _total(loss: NDArray[np.float64] | None, rows: list[int], options: int) -> NDArray[np.float64]:
+    return np.zeros((1, options)) if loss is None else loss[rows].sum(axis=0)[None]
+
+
+def _part_names(layer: str, firsts: NDArray[np.intp], counts: NDArray[np.intp]) -> list[str]:
+    return [
+        f"{layer}[{first}]" if count == 1 else f"{layer}[{first}-{first + count - 1}]"
+        for first, count in zip(firsts.tolist(), counts.tolist(), strict=True)
+    ]

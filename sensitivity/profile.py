@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..allocator import LayerCut
 from ..documents import read_document, replace_file, write_document
 from ..errors import InputError
 from ..quantizer import Option, parse_option
@@ -22,6 +23,8 @@ __all__ = [
     "OptionScore",
     "Profile",
     "ProfileArrays",
+    "Stability",
+    "StabilityRound",
     "read_profile",
     "write_profile",
 ]
@@ -74,8 +77,14 @@ class LayerProfile(_Document):
         Shape of the weight, output channels first.
     fan_in : int
         Weights per output channel.
+    cut : str, optional
+        ``inputs:64`` where the layer was scored in strips of 64 input weights; without it strips are output
+        channels.
     macs : int
         Multiply-accumulates for one sample.
+    reads : tuple of str
+        Names of the values that enter the layer, one for each of its uses: layers with the same read the same
+        input.
     scores : tuple of OptionScore
         The options that fit the layer.
     """
@@ -84,7 +93,9 @@ class LayerProfile(_Document):
     kind: Literal["conv", "linear"]
     shape: tuple[Annotated[int, Field(gt=0)], ...]
     fan_in: Annotated[int, Field(gt=0)]
+    cut: Text | None = None
     macs: Count
+    reads: tuple[Text, ...] = ()
     scores: tuple[OptionScore, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -93,6 +104,10 @@ class LayerProfile(_Document):
             raise ValueError(
                 f"layer '{self.name}' has shape {self.shape}, so its fan_in is not {self.fan_in}"
             )
+        try:
+            self.layer_cut()
+        except InputError as error:
+            raise ValueError(f"layer '{self.name}': {error}") from error
         options = [score.option for score in self.scores]
         if len(set(options)) < len(options):
             raise ValueError(f"layer '{self.name}' has two scores for one option")
@@ -102,6 +117,53 @@ class LayerProfile(_Document):
     def channels(self) -> int:
         """Output channels."""
         return self.shape[0]
+
+    @property
+    def strips(self) -> int:
+        """Parts of the weight that have scores of their own."""
+        return self.layer_cut().strips
+
+    def layer_cut(self) -> LayerCut:
+        """What the strips are."""
+        return LayerCut.of(self.shape, self.cut)
+
+
+class StabilityRound(_Document):
+    """What adding samples changed: the plans of before beside those of now, the worst over the budgets.
+
+    Parameters
+    ----------
+    samples : int
+        Number of samples now.
+    unchanged : float
+        Share of the weights whose option is the same in both plans.
+    regret : float
+        ``loss(plan of before) / loss(plan of now) - 1`` by the scores of now.
+    """
+
+    samples: Count
+    unchanged: float = Field(ge=0, le=1)
+    regret: float = Field(ge=0)
+
+
+class Stability(_Document):
+    """Whether more samples would still change the plans, see `measure_until_stable`.
+
+    Parameters
+    ----------
+    unit : str
+        What the plans choose options for.
+    budgets : tuple of str
+        One plan for each.
+    rounds : tuple of StabilityRound
+    stable : bool
+        Whether the last round changed too little to go on; if not, all samples were used.
+    """
+
+    unit: Text
+    budgets: tuple[Text, ...] = Field(min_length=1)
+    rounds: tuple[StabilityRound, ...]
+    stable: bool
 
 
 class Profile(_Document):
@@ -115,6 +177,8 @@ class Profile(_Document):
         How directions were drawn (Fisher only).
     data : str
         Name of the calibration data.
+    factor_rows : int
+        Rows of the strips' folded projections; 0 where they were not kept.
     samples, seed : int
     scored_samples : int
         Samples that got a backward pass (Fisher only), see `choose_samples`.
@@ -130,8 +194,12 @@ class Profile(_Document):
         Bits of the whole float network.
     skipped : dict
         Weights that stay float, and why.
+    excluded : tuple of str
+        Layers that stay float because they were asked to.
     seconds : dict
         Time per stage.
+    stability : Stability, optional
+        How the number of samples was found, where it was asked for.
     """
 
     version: Literal[1] = 1
@@ -141,6 +209,7 @@ class Profile(_Document):
     data: Text
     samples: Annotated[int, Field(gt=0)]
     scored_samples: Count = 0
+    factor_rows: Count = 0
     seed: int
     quantizer: dict[Text, str | float]
     options: tuple[Text, ...] = Field(min_length=1)
@@ -149,7 +218,9 @@ class Profile(_Document):
     fixed_bits: Count
     float_bits: Count
     skipped: dict[Text, str] = Field(default_factory=dict)
+    excluded: tuple[Text, ...] = ()
     seconds: dict[Text, float] = Field(default_factory=dict)
+    stability: Stability | None = None
     versions: dict[Text, Text] = Field(default_factory=dict)
     layers: tuple[LayerProfile, ...] = Field(min_length=1)
 
@@ -165,6 +236,8 @@ class Profile(_Document):
             raise ValueError(
                 f"weight_count is {self.weight_count:,}, but the layers have {weights:,} weights"
             )
+        if len({layer.cut for layer in self.layers} - {None}) > 1:
+            raise ValueError("layers were cut in several ways; a profile has one cut")
         for layer in self.layers:
             unknown = {score.option for score in layer.scores} - set(self.options)
             if unknown:
@@ -172,6 +245,11 @@ class Profile(_Document):
                     f"layer '{layer.name}' has scores for {sorted(unknown)}, not in the option set"
                 )
         return self
+
+    @property
+    def cut(self) -> str | None:
+        """How the layers that can be cut were cut; None: strips are output channels everywhere."""
+        return next((layer.cut for layer in self.layers if layer.cut is not None), None)
 
     def parsed_options(self) -> tuple[Option, ...]:
         """The option set."""
@@ -188,10 +266,12 @@ class ProfileArrays(BaseModel):
 
     Parameters
     ----------
-    channel_loss, channel_error : Tensor, shape (channels of all layers, options), float64
-        Loss of quantizing one output channel alone, and its standard error.
+    channel_loss, channel_error : Tensor, shape (strips of all layers, options), float64
+        Loss of quantizing one strip (output channel, unless the layer is cut) alone, and its standard error.
     projections : Tensor, shape (scored samples, draws, layers, options), float32
         See `FisherScores.projections`.
+    factors : Tensor, shape (rows, strips of all layers, options), bfloat16, optional
+        See `FisherScores.factors`; half as many bytes, and as good for sums over hundreds of rows.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, frozen=True)
@@ -199,6 +279,7 @@ class ProfileArrays(BaseModel):
     channel_loss: Tensor
     channel_error: Tensor
     projections: Tensor
+    factors: Tensor | None = None
 
 
 def arrays_path(path: Path) -> Path:
@@ -209,7 +290,8 @@ def arrays_path(path: Path) -> Path:
 def write_profile(path: Path, profile: Profile, arrays: ProfileArrays | None) -> None:
     """Write the document, and its arrays beside it first, so that a profile never lacks them."""
     if arrays is not None:
-        tensors = {name: getattr(arrays, name).contiguous() for name in ProfileArrays.model_fields}
+        given = {name: getattr(arrays, name) for name in ProfileArrays.model_fields}
+        tensors = {name: tensor.contiguous() for name, tensor in given.items() if tensor is not None}
         with replace_file(arrays_path(path)) as temporary:
             save_file(tensors, temporary, metadata={"fingerprint": profile.fingerprint.text()})
     write_document(path, profile)
@@ -240,13 +322,15 @@ def read_profile(path: Path) -> tuple[Profile, ProfileArrays | None]:
             f"{beside} was written with another profile than {path} (fingerprint {owner}, while the profile "
             f"has {profile.fingerprint.text()}): the two do not belong together; profile again"
         )
-    channels = sum(layer.channels for layer in profile.layers)
+    strips = sum(layer.strips for layer in profile.layers)
     options = len(profile.options)
-    expected = {
-        "channel_loss": (channels, options),
-        "channel_error": (channels, options),
+    expected: dict[str, tuple[int, ...]] = {
+        "channel_loss": (strips, options),
+        "channel_error": (strips, options),
         "projections": (profile.scored_samples, profile.draws, len(profile.layers), options),
     }
+    if profile.factor_rows:
+        expected["factors"] = (profile.factor_rows, strips, options)
     for name, shape in expected.items():
         found = tuple(tensors[name].shape) if name in tensors else None
         if found != shape:

@@ -16,9 +16,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..allocator import LayerCut
 from ..network import Layer, LayerCall
 
-__all__ = ["project"]
+__all__ = ["project", "project_strips"]
 
 # Unfolded inputs and per-sample gradients are handled in pieces that stay near the processor's cache.
 UNFOLDED_FLOATS = 2**20
@@ -61,6 +62,31 @@ def project(
         rows = _unfold(layer, call, inputs[part])
         form(rows, [each[part] for each in outgoing], deltas, result[:, part])
     return result
+
+
+def project_strips(
+    call: LayerCall, inputs: Tensor, cotangents: Sequence[Tensor], deltas: Tensor, cut: LayerCut
+) -> Tensor:
+    """v of every strip of one use of a layer: of its channels, or of runs of inputs over all channels.
+
+    A run of inputs takes part with its slice of the inputs and of the perturbations, summed over channels,
+    so that strips add up to the layer as channels do.
+
+    Parameters
+    ----------
+    inputs, cotangents, deltas
+        As for `project`.
+
+    Returns
+    -------
+    Tensor, shape (strips, samples, draws, options)
+    """
+    if not cut.inputs:
+        return project(call.layer, call, inputs, cotangents, deltas)
+    runs = [slice(start, start + cut.inputs) for start in range(0, cut.fan_in, cut.inputs)]
+    return torch.stack(
+        [project(call.layer, call, inputs[..., run], cotangents, deltas[..., run]).sum(0) for run in runs]
+    )
 
 
 def _unfold(layer: Layer, call: LayerCall, inputs: Tensor) -> Tensor:

@@ -37,6 +37,7 @@ class SpanStore:
         self._parts = [tensors["projections"]] if tensors else []
         self._sum = tensors.get("sum")
         self._square = tensors.get("square")
+        self._factors = tensors.get("factors")
         self._saved_at = time.monotonic()
 
     @classmethod
@@ -63,7 +64,12 @@ class SpanStore:
         """Shape (samples, draws, layers, options), float32."""
         return torch.cat(self._parts)
 
-    def add(self, projections: Tensor, total: Tensor, square: Tensor) -> None:
+    @property
+    def factors(self) -> Tensor | None:
+        """Folded projections of the strips, shape (rows, strips, options), where they are kept."""
+        return self._factors
+
+    def add(self, projections: Tensor, total: Tensor, square: Tensor, factors: Tensor | None = None) -> None:
         """Add a chunk of samples.
 
         Parameters
@@ -71,10 +77,14 @@ class SpanStore:
         projections : Tensor, shape (samples, draws, layers, options), float32
         total, square : Tensor, shape (channels, options), float64
             Sum and sum of squares over the chunk's samples of the channels' losses.
+        factors : Tensor, shape (rows, strips, options), float32, optional
+            The chunk's part of the folded projections.
         """
         self._parts.append(projections)
         self._sum = total if self._sum is None else self._sum + total
         self._square = square if self._square is None else self._square + square
+        if factors is not None:
+            self._factors = factors if self._factors is None else self._factors.add_(factors)
         if time.monotonic() - self._saved_at > SAVE_EVERY_S:
             self._save()
 
@@ -93,5 +103,7 @@ class SpanStore:
         if self._path is None or self._sum is None or self._square is None:
             return
         tensors = {"projections": self.projections, "sum": self._sum, "square": self._square}
+        if self._factors is not None:
+            tensors["factors"] = self._factors
         with replace_file(self._path) as temporary:
             save_file(tensors, temporary, metadata={"key": self._key})

@@ -55,16 +55,17 @@ def assign(plan: Plan) -> Assign:
 
     def assigned(options: Mapping[str, Sequence[str]]) -> Plan:
         layers = tuple(
-            LayerPlan.from_channels(
+            LayerPlan.from_strips(
                 layer.name,
                 layer.shape,
-                options.get(layer.name, layer.channel_options()),
+                options.get(layer.name, layer.strip_options()),
                 size_bits=layer.size_bits,
                 predicted_loss=layer.predicted_loss,
                 mean_bits=layer.mean_bits,
             )
             for layer in plan.layers
         )
-        return accept_edits(plan.model_copy(update={"layers": layers, "budget": "40b", "unit": "channel"}))
+        update = {"layers": layers, "budgets": ("40b",), "unit": "channel"}
+        return accept_edits(plan.model_copy(update=update))
 
     return assigned

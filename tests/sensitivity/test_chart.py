@@ -81,7 +81,7 @@ def test_shares_tell_what_the_plan_chose(make_profile: MakeProfile, unit: str) -
     assert share is not None
     assert share.sum(1) == pytest.approx(1.0)
     for row, layer in enumerate(plan.layers):
-        options = layer.channel_options()
+        options = layer.strip_options()
         for column, option in enumerate(profile.options):
             assert share[row, column] == options.count(option) / len(options)
     assert bool(((share > 0) & (share < 1)).any()) == (unit == "channel")

@@ -20,6 +20,7 @@ from apportion.sensitivity import (
     budget_bits,
     solve_plan,
     uniform_options,
+    uniform_plans,
 )
 
 MakeProfile = Callable[..., tuple[Profile, ProfileArrays]]
@@ -31,7 +32,7 @@ def weight_bits(plan: Plan) -> int:
     """Bits of all layers, counted again from their channels' options."""
     return sum(
         stored_bits(
-            [parse_option(option) for option in layer.channel_options()], layer.shape[1], len(plan.options)
+            [parse_option(option) for option in layer.strip_options()], layer.shape[1], len(plan.options)
         )
         for layer in plan.layers
     )
@@ -91,14 +92,14 @@ def test_layers_of_a_plan_predict_the_scores_of_their_options(make_profile: Make
     plan = solve_plan(profile, arrays, "4b", unit)
     start = 0
     for layer, scored in zip(plan.layers, profile.layers, strict=True):
-        columns = [profile.options.index(option) for option in layer.channel_options()]
+        columns = [profile.options.index(option) for option in layer.strip_options()]
         rows = range(start, start + scored.channels)
         start += scored.channels
         # Made by hand, the score of a layer is the sum of its channels' scores.
         expected = float(arrays.channel_loss[rows, columns].sum())
         assert layer.predicted_loss == pytest.approx(expected, rel=1e-9)
     assert plan.unit == unit
-    assert any(layer.channels for layer in plan.layers) == (unit == "channel")
+    assert any(layer.strips for layer in plan.layers) == (unit == "channel")
 
 
 @pytest.mark.parametrize("budget", ["4b", "60%", "255B"])
@@ -187,5 +188,21 @@ def test_no_uniform_plan_where_no_option_fits_every_layer(make_profile: MakeProf
     assert best_uniform_plan(profile, plan) is not None
     grouped, arrays = make_profile(shapes=((2, 40), (3, 40)), options="w3g20,w6")
     plan = solve_plan(grouped, arrays, "4b", "layer")
-    tight = plan.model_copy(update={"budget": "3b"})
+    tight = plan.model_copy(update={"budgets": ("3b",)})
     assert best_uniform_plan(grouped, tight) is None
+
+
+def test_uniform_plans_state_their_own_size_and_best_uniform_is_one_of_them(
+    profile: tuple[Profile, ProfileArrays], plan: Plan
+) -> None:
+    plans = uniform_plans(profile[0])
+    options = uniform_options(profile[0])
+    assert set(plans) == set(options)
+    for option, uniform in plans.items():
+        size_bits, predicted = options[option]
+        assert uniform.complexity.size_bits - uniform.complexity.fixed_bits == size_bits
+        assert uniform.predicted_loss == pytest.approx(predicted)
+        assert {layer.option for layer in uniform.layers} == {option}
+    best = best_uniform_plan(profile[0], plan)
+    assert best is not None
+    assert best.layers in [uniform.layers for uniform in plans.values()]

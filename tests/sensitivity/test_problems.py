@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from apportion.errors import InputError
 from apportion.quantizer import parse_option, stored_bits
-from apportion.sensitivity import Profile, ProfileArrays, channel_problem, layer_problem, uniform_options
+from apportion.sensitivity import Profile, ProfileArrays, pose, problem_of, uniform_options
 
 MakeProfile = Callable[..., tuple[Profile, ProfileArrays]]
 option_sets = st.sampled_from(["w2..5", "w2,w4", "w2..4,w2x2,w4g16", "w3g8,w3g20,w5"])
@@ -23,7 +23,7 @@ def test_costs_of_channels_add_up_to_the_stored_bits_of_the_layer(
     make_profile: MakeProfile, option_set: str, seed: int
 ) -> None:
     profile, arrays = make_profile(options=option_set)
-    problem = channel_problem(profile, arrays, 0)
+    problem = problem_of(profile, arrays, "channel", 0)
     generator = np.random.default_rng(seed)
     start = 0
     for layer in profile.layers:
@@ -40,8 +40,8 @@ def test_costs_of_channels_add_up_to_the_stored_bits_of_the_layer(
 
 def test_a_uniform_layer_takes_no_more_than_its_channels_do(make_profile: MakeProfile) -> None:
     profile, arrays = make_profile()
-    by_layer = layer_problem(profile, 0).cost
-    by_channel = channel_problem(profile, arrays, 0).cost
+    by_layer = problem_of(profile, None, "layer", 0).cost
+    by_channel = problem_of(profile, arrays, "channel", 0).cost
     start = 0
     for row, layer in enumerate(profile.layers):
         channels = by_channel[start : start + layer.channels].sum(0)
@@ -52,7 +52,7 @@ def test_a_uniform_layer_takes_no_more_than_its_channels_do(make_profile: MakePr
 
 def test_problems_carry_the_scores_and_forbid_options_that_do_not_fit(make_profile: MakeProfile) -> None:
     profile, arrays = make_profile(shapes=((2, 40), (3, 10)), options="w2,w3,w3g20")
-    whole, parts = layer_problem(profile, 1000), channel_problem(profile, arrays, 1000)
+    whole, parts = (problem_of(profile, arrays, unit, 1000) for unit in ("layer", "channel"))
     assert whole.allowed is not None
     assert parts.allowed is not None
     assert whole.allowed.tolist() == [[True, True, True], [True, True, False]]
@@ -69,13 +69,13 @@ def test_problems_carry_the_scores_and_forbid_options_that_do_not_fit(make_profi
 def test_exact_scores_cannot_be_chosen_per_channel(make_profile: MakeProfile) -> None:
     profile, _ = make_profile()
     with pytest.raises(InputError, match="exact scores, which exist per layer only"):
-        channel_problem(profile, None, 0)
+        problem_of(profile, None, "channel", 0)
 
 
 def test_one_step_for_the_tensor_cannot_be_chosen_per_channel(make_profile: MakeProfile) -> None:
     profile, arrays = make_profile(options="w2,w3t,w4t")
     with pytest.raises(InputError, match=r"options w3t, w4t have one step for the whole tensor"):
-        channel_problem(profile, arrays, 0)
+        problem_of(profile, arrays, "channel", 0)
 
 
 def test_uniform_options_are_those_that_every_layer_can_take(make_profile: MakeProfile) -> None:
@@ -85,3 +85,47 @@ def test_uniform_options_are_those_that_every_layer_can_take(make_profile: MakeP
     size_bits, loss = found["w3"]
     assert size_bits == (2 * 40 * 3 + 2 * 16) + (3 * 10 * 3 + 3 * 16)
     assert loss == pytest.approx(sum(layer.scores[1].loss for layer in profile.layers))
+
+
+@settings(derandomize=True, deadline=None)
+@given(tile=st.integers(2, 7), seed=st.integers(0, 1000))
+def test_a_tile_sums_its_channels_and_pays_for_one_code(
+    make_profile: MakeProfile, tile: int, seed: int
+) -> None:
+    profile, arrays = make_profile(shapes=((9, 30), (14, 20), (1, 8)), seed=seed)
+    posed = pose(profile, arrays, f"tile:{tile}")
+    channels = problem_of(profile, arrays, "channel", 0)
+    generator = np.random.default_rng(seed)
+    choice = generator.integers(0, posed.problem.options, posed.problem.units)
+    start = 0
+    for row, (layer, options) in enumerate(zip(profile.layers, posed.assigned(choice), strict=True)):
+        units = np.unique(posed.member[start : start + layer.channels])
+        assert len(units) == -(-layer.channels // tile)
+        columns = [profile.options.index(option) for option in options]
+        if posed.whole[row]:
+            assert len(units) == 1
+        else:
+            expected = channels.loss[range(start, start + layer.channels), columns].sum()
+            assert posed.problem.loss_of(choice)[units].sum() == pytest.approx(expected, rel=1e-12)
+        parsed = [parse_option(option) for option in options]
+        bits = stored_bits(parsed, layer.fan_in, len(profile.options), tile=tile)
+        # Where all tiles agree no codes are stored, and the layer is smaller than its units.
+        assert bits <= posed.problem.cost_of(choice)[units].sum() <= bits + 2 * len(units)
+        start += layer.channels
+
+
+def test_a_layer_of_one_tile_is_one_unit_without_a_code(make_profile: MakeProfile) -> None:
+    profile, arrays = make_profile(shapes=((4, 30), (6, 50)))
+    posed = pose(profile, arrays, "tile:4")
+    assert posed.whole == (True, False)
+    assert posed.problem.cost[0].tolist() == [score.size_bits for score in profile.layers[0].scores]
+    assert posed.problem.loss[0].tolist() == [score.loss for score in profile.layers[0].scores]
+    assert posed.problem.unit_names == ("layers.0.linear", "layers.1.linear[0-3]", "layers.1.linear[4-5]")
+
+
+def test_a_profile_of_channels_has_no_scores_for_runs_of_inputs(make_profile: MakeProfile) -> None:
+    profile, arrays = make_profile()
+    with pytest.raises(
+        InputError, match=r"scores per channel, and none to choose per inputs:10; profile with"
+    ):
+        pose(profile, arrays, "inputs:10")

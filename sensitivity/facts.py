@@ -1,0 +1,179 @@
+"""What is known of a layer before any score: its strips, its sizes, the options that fit, what it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..allocator import BOPS, Constraints, CostTable, LayerCut, Rules, Unit, expand_auto, match_rules
+from ..errors import InputError
+from ..network import Network
+from ..quantizer import Option, StepUnit, option_names, parse_option
+from .candidates import cut_of, layer_options
+from .profile import Profile
+
+__all__ = [
+    "LayerFacts",
+    "bops_table",
+    "facts_of_network",
+    "facts_of_profile",
+    "refuse_tensor_steps",
+    "resolve",
+    "rules_of",
+]
+
+ACTIVATION_BITS = 32
+"""Activations stay float."""
+
+
+@dataclass(frozen=True, eq=False)
+class LayerFacts:
+    """One layer, as budgets and constraints see it.
+
+    Attributes
+    ----------
+    name : str
+    cut : LayerCut
+        What its strips are.
+    macs : int
+        Multiply-accumulates for one sample.
+    reads : tuple of str
+        Names of the values that enter it, one for each of its uses.
+    fits : bool array (options,)
+        Options that it can take.
+    size_bits, strip_bits : int64 array (options,)
+        Codes and steps of the whole layer, and of one strip; option codes are not in them.
+    """
+
+    name: str
+    cut: LayerCut
+    macs: int
+    reads: tuple[str, ...]
+    fits: NDArray[np.bool_]
+    size_bits: NDArray[np.int64]
+    strip_bits: NDArray[np.int64]
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        cut: LayerCut,
+        macs: int,
+        reads: Sequence[str],
+        options: Sequence[Option],
+        fitting: Iterable[int],
+    ) -> LayerFacts:
+        """Count a layer's sizes; `fitting` has the indices of the options that fit."""
+        fits = np.zeros(len(options), np.bool_)
+        fits[list(fitting)] = True
+        whole = [option.size_bits(cut.rows, cut.row_weights) for option in options]
+        strip = [option.size_bits(cut.rows_per_strip, cut.row_weights) for option in options]
+        return cls(name, cut, macs, tuple(reads), fits, np.array(whole, np.int64), np.array(strip, np.int64))
+
+
+def facts_of_profile(profile: Profile) -> tuple[LayerFacts, ...]:
+    """The layers of a profile."""
+    options = profile.parsed_options()
+    return tuple(
+        LayerFacts.of(
+            layer.name,
+            layer.layer_cut(),
+            layer.macs,
+            layer.reads,
+            options,
+            (profile.options.index(score.option) for score in layer.scores),
+        )
+        for layer in profile.layers
+    )
+
+
+def facts_of_network(
+    network: Network, options: Sequence[Option], cut: str | None = None
+) -> tuple[LayerFacts, ...]:
+    """The layers of a network.
+
+    Parameters
+    ----------
+    cut : str, optional
+        How linear layers are cut, see `LayerCut`.
+
+    Raises
+    ------
+    InputError
+        A layer that no option fits.
+    """
+    return tuple(
+        LayerFacts.of(
+            layer.name,
+            cut_of(layer, cut),
+            layer.macs,
+            network.reads(layer),
+            options,
+            layer_options(layer, options, cut),
+        )
+        for layer in network.layers
+    )
+
+
+def bops_table(facts: Sequence[LayerFacts], options: Sequence[str]) -> CostTable:
+    """Bit operations of one sample: ``macs * bits * points * 32``, since activations stay 32-bit floats."""
+    parsed = {text: parse_option(text) for text in options}
+    return CostTable(
+        BOPS,
+        {
+            layer.name: {
+                text: float(layer.macs * option.bits * option.points * ACTIVATION_BITS)
+                for text, option in parsed.items()
+            }
+            for layer in facts
+        },
+    )
+
+
+def resolve(constraints: Constraints | None, facts: Sequence[LayerFacts]) -> Constraints:
+    """The constraints with the tie ``auto`` replaced by the layers that it means here.
+
+    Raises
+    ------
+    InputError
+        ``auto`` was asked for, and no two layers read the same input.
+    """
+    names, reads = [layer.name for layer in facts], [layer.reads for layer in facts]
+    return expand_auto(constraints or Constraints(), names, reads)
+
+
+def rules_of(facts: Sequence[LayerFacts], options: Sequence[str], constraints: Constraints) -> Rules:
+    """What constraints mean for these layers.
+
+    Raises
+    ------
+    InputError
+        See `match_rules` and `expand_auto`.
+    """
+    names = [layer.name for layer in facts]
+    constraints = resolve(constraints, facts)
+    fits = np.array([layer.fits for layer in facts])
+    return match_rules(constraints, names, options, option_names, fits=fits)
+
+
+def refuse_tensor_steps(options: Sequence[str], allowed: NDArray[np.bool_], unit: Unit) -> None:
+    """Refuse options with one step for the whole tensor where a layer has several units.
+
+    Raises
+    ------
+    InputError
+        Names them.
+    """
+    per_tensor = [
+        options[column]
+        for column in np.flatnonzero(allowed).tolist()
+        if parse_option(options[column]).unit is StepUnit.TENSOR
+    ]
+    if per_tensor:
+        raise InputError(
+            f"options {', '.join(per_tensor)} have one step for the whole tensor and cannot be chosen per "
+            f"{unit}; leave them out, or choose with --unit layer"
+        )

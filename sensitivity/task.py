@@ -1,0 +1,243 @@
+"""One planning problem: a profile, budgets and constraints, and the way from a choice to its document."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..allocator import (
+    Budget,
+    Certificate,
+    Complexity,
+    Constraints,
+    CostTable,
+    LayerPlan,
+    MultiProblem,
+    MultiSolution,
+    Plan,
+    Status,
+    assignment_digest,
+    excesses,
+    match_layers,
+    parse_unit,
+    solve_multi,
+)
+from ..errors import InputError
+from ..quantizer import parse_option, stored_bits
+from .facts import facts_of_profile, resolve
+from .feasible import Ledger, limits_of, read_budgets, tables_for, under_limits
+from .measure import tool_versions
+from .problems import Posed, layer_scores, pose
+from .profile import Profile, ProfileArrays
+
+__all__ = ["Task", "build_plan", "ledger_of_profile", "pose_task", "resolved_for", "task_of"]
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What is to be solved, and what the plan document says of it.
+
+    Attributes
+    ----------
+    profile : Profile
+    arrays : ProfileArrays or None
+    unit : str
+        See `parse_unit`.
+    budgets : tuple of Budget
+    constraints : Constraints
+        With the tie ``auto`` written out.
+    posed : Posed
+        The units, and which strips they hold.
+    problem : MultiProblem
+        The units' additive losses and costs under the budgets.
+    """
+
+    profile: Profile
+    arrays: ProfileArrays | None
+    unit: str
+    budgets: tuple[Budget, ...]
+    constraints: Constraints
+    posed: Posed
+    problem: MultiProblem
+
+    def plan(self, solution: MultiSolution) -> Plan:
+        """The document of a solution."""
+        # A price per whole number of a table becomes one per unit of its quantity.
+        scales = self.problem.scales or (1,) * len(self.problem.budgets)
+        prices = {
+            name: solution.certificate.shadow_prices[name] * scale
+            for name, scale in zip(self.problem.budget_names, scales, strict=True)
+        }
+        certificate = solution.certificate.model_copy(update={"shadow_prices": prices})
+        plan = build_plan(
+            self.profile, self.arrays, self.unit, self.posed.assigned(solution.choice),
+            None if parse_unit(self.unit).kind == "layer" else self.posed.whole,
+            budgets=tuple(str(budget) for budget in self.budgets),
+            constraints=None if self.constraints == Constraints() else self.constraints,
+            tables=self.posed.tables,
+            certificate=certificate,
+        )  # fmt: skip
+        if certificate.objective_form == "joint":
+            plan = plan.model_copy(update={"predicted_loss": certificate.objective})
+        for excess in excesses(plan):
+            raise RuntimeError(
+                f"a plan left the solver over its budget {excess.budget} by {excess.taken - excess.limit}"
+            )
+        return plan
+
+    def plan_of(self, choice: NDArray[np.intp]) -> Plan:
+        """The document of a choice that was found by measuring, with the bound of the additive objective."""
+        solved = solve_multi(self.problem).certificate
+        losses = self.problem.loss_of(choice)
+        gap = max(float(losses.sum()) - solved.bound, 0.0)
+        certificate = Certificate.from_gap(
+            losses, gap, Status.MEASURED, "measured moves", solved.shadow_prices
+        )
+        costs = tuple(self.problem.costs_of(choice).tolist())
+        return self.plan(MultiSolution(choice, certificate.objective, costs, certificate))
+
+    def choice_of(self, plan: Plan) -> NDArray[np.intp]:
+        """Option index of every unit in a plan of this task."""
+        columns = {option: column for column, option in enumerate(self.profile.options)}
+        strips = [columns[option] for layer in plan.layers for option in layer.strip_options()]
+        choice = np.zeros(self.problem.units, np.intp)
+        choice[self.posed.member] = strips
+        return choice
+
+
+def resolved_for(profile: Profile, constraints: Constraints | None) -> Constraints:
+    """Constraints as a plan of the profile states them: ``auto`` ties by name, exclusions as measured.
+
+    Raises
+    ------
+    InputError
+        A layer is excluded that the profile has scores of, or ``auto`` finds nothing to tie.
+    """
+    _check_excluded(profile, constraints or Constraints())
+    resolved = resolve(constraints, facts_of_profile(profile))
+    return resolved.model_copy(update={"exclude": profile.excluded})
+
+
+def pose_task(
+    profile: Profile,
+    arrays: ProfileArrays | None,
+    budgets: str | Sequence[str],
+    unit: str,
+    *,
+    constraints: Constraints | None = None,
+    tables: Sequence[CostTable] = (),
+) -> Task:
+    """Read and check what is to be solved; parameters and errors as `solve_plan`."""
+    read, resolved = read_budgets(budgets), resolved_for(profile, constraints)
+    given = tables_for(read, tables, facts_of_profile(profile), profile.options)
+    posed = pose(profile, arrays, unit, constraints=resolved, tables=given)
+    limits = limits_of(read, posed, unit, ledger_of_profile(profile))
+    return Task(profile, arrays, unit, tuple(read), resolved, posed, under_limits(posed, limits))
+
+
+def task_of(profile: Profile, arrays: ProfileArrays | None, plan: Plan) -> Task:
+    """The task that a plan solves."""
+    tables = tuple(CostTable(name, costs) for name, costs in (plan.tables or {}).items())
+    return pose_task(profile, arrays, plan.budgets, plan.unit, constraints=plan.constraints, tables=tables)
+
+
+def ledger_of_profile(profile: Profile) -> Ledger:
+    """What budgets of a profile are counted against."""
+    return Ledger(profile.weight_count, profile.fixed_bits, profile.float_bits)
+
+
+def _check_excluded(profile: Profile, constraints: Constraints) -> None:
+    """Refuse to exclude what was measured; what was left out of the profile stays so."""
+    for pattern in constraints.exclude:
+        if pattern in profile.excluded or any(fnmatchcase(name, pattern) for name in profile.excluded):
+            continue
+        rows = match_layers(pattern, [layer.name for layer in profile.layers], f"exclude {pattern}")
+        raise InputError(
+            f"exclude {pattern}: the profile has scores of layer '{profile.layers[rows[0]].name}'; what "
+            f"stays float is left out before measuring, so profile again with --exclude '{pattern}'"
+        )
+
+
+def build_plan(
+    profile: Profile,
+    arrays: ProfileArrays | None,
+    unit: str,
+    assigned: Sequence[Sequence[str]],
+    whole: Sequence[bool] | None,
+    *,
+    budgets: tuple[str, ...],
+    constraints: Constraints | None,
+    tables: Sequence[CostTable],
+    certificate: Certificate | None,
+) -> Plan:
+    """The document of an assignment; `whole` says which layers are one unit, None: all are."""
+    predicted = _predicted_losses(profile, arrays, assigned, whole)
+    parsed = parse_unit(unit)
+    layers = []
+    for layer, options, loss in zip(profile.layers, assigned, predicted, strict=True):
+        cut = layer.layer_cut()
+        size_bits = stored_bits(
+            [parse_option(text) for text in options],
+            cut.row_weights,
+            len(profile.options),
+            tile=parsed.tile,
+            rows_per_strip=cut.rows_per_strip,
+        )
+        layers.append(
+            LayerPlan.from_strips(
+                layer.name,
+                layer.shape,
+                options,
+                cut=layer.cut,
+                size_bits=size_bits,
+                predicted_loss=loss,
+                mean_bits=size_bits / (layer.channels * layer.fan_in),
+            )
+        )
+    weights = sum(layer.size_bits for layer in layers)
+    names = [layer.name for layer in profile.layers]
+    return Plan(
+        unit=str(parsed),
+        budgets=budgets,
+        constraints=constraints,
+        tables={table.name: table.as_document() for table in tables} or None,
+        complexity=Complexity(
+            size_bits=weights + profile.fixed_bits,
+            average_bits=weights / profile.weight_count,
+            fixed_bits=profile.fixed_bits,
+            float_bits=profile.float_bits,
+            weight_count=profile.weight_count,
+            costs={table.name: float(table.total(zip(names, assigned, strict=True))) for table in tables},
+        ),
+        certificate=certificate,
+        predicted_loss=sum(predicted),
+        profile=profile.fingerprint.text(),
+        options=profile.options,
+        quantizer=profile.quantizer,
+        assignment=assignment_digest(layers),
+        versions=tool_versions(),
+        layers=tuple(layers),
+    )
+
+
+def _predicted_losses(
+    profile: Profile,
+    arrays: ProfileArrays | None,
+    assigned: Sequence[Sequence[str]],
+    whole: Sequence[bool] | None,
+) -> list[float]:
+    """Loss that the scores predict for every layer: its own score, or the sum of its strips' scores."""
+    scores, start, losses = layer_scores(profile), 0, []
+    for row, options in enumerate(assigned):
+        columns = [profile.options.index(option) for option in options]
+        if arrays is None or whole is None or whole[row]:
+            losses.append(float(scores[row, columns[0]]))
+        else:
+            strips = arrays.channel_loss[start : start + len(options)]
+            losses.append(float(strips[range(len(options)), columns].sum()))
+        start += len(options)
+    return losses

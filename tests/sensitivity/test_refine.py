@@ -1,0 +1,98 @@
+"""Moves by the measured loss: never worse, within the budget, along slopes that differences confirm."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from apportion.allocator import Constraints
+from apportion.network import Data, Network
+from apportion.quantizer import parse_options
+from apportion.reconstruct import finalize_nearest, measure_finalized
+from apportion.sensitivity import (
+    Profile,
+    ProfileArrays,
+    measure_profile,
+    pose_task,
+    refine,
+    refine_plan,
+    solve_plan,
+)
+from apportion.sensitivity.fisher import FisherSettings
+from apportion.sensitivity.refine import Around
+
+Scored = tuple[Profile, ProfileArrays]
+
+
+@pytest.fixture(scope="module")
+def scored(network: Network, data: Data) -> Scored:
+    profile, arrays = measure_profile(network, data, parse_options("w2..5"))
+    assert arrays is not None
+    return profile, arrays
+
+
+@pytest.mark.parametrize("unit", ["layer", "channel", "tile:4"])
+def test_refining_never_raises_the_measured_loss_and_keeps_the_budget(
+    network: Network, data: Data, scored: Scored, unit: str
+) -> None:
+    plan = solve_plan(*scored, "2.8b", unit)
+    refined = refine_plan(network, data, *scored, plan, 6)
+    account = refined.refinement
+    assert account is not None
+    assert account.loss <= account.start_loss
+    assert account.evaluations <= 6
+    assert refined.complexity.average_bits <= 2.8
+    measured = measure_finalized(network, finalize_nearest(network, refined), data)
+    # The moves measure dequantized options, the final weights are stored steps: the same numbers.
+    assert measured.loss == pytest.approx(account.loss, rel=1e-4)
+
+
+def test_at_low_bits_moves_lower_the_loss(network: Network, data: Data, scored: Scored) -> None:
+    plan = solve_plan(*scored, "2.8b", "channel")
+    account = refine_plan(network, data, *scored, plan, 10).refinement
+    assert account is not None
+    assert account.accepted >= 1
+    assert account.loss < 0.95 * account.start_loss
+
+
+def test_refining_repeats_itself(network: Network, data: Data, scored: Scored) -> None:
+    task = pose_task(*scored, "2.8b", "channel")
+    start = task.choice_of(solve_plan(*scored, "2.8b", "channel"))
+    one, two = (refine(network, data, task, start, 4) for _ in range(2))
+    assert one.steps == two.steps
+    assert np.array_equal(one.choice, two.choice)
+
+
+def test_every_measured_move_is_told(network: Network, data: Data, scored: Scored) -> None:
+    task = pose_task(*scored, "2.8b", "channel")
+    start = task.choice_of(solve_plan(*scored, "2.8b", "channel"))
+    told = []
+    found = refine(network, data, task, start, 3, on_step=told.append)
+    assert tuple(told) == found.steps
+    assert [step.evaluations for step in told] == list(range(1, len(told) + 1))
+
+
+def test_pinned_layers_stay(network: Network, data: Data, scored: Scored) -> None:
+    name = scored[0].layers[1].name
+    pinned = Constraints(pin={name: "w5"})
+    plan = solve_plan(*scored, "3.2b", "channel", constraints=pinned)
+    refined = refine_plan(network, data, *scored, plan, 4)
+    (layer,) = [layer for layer in refined.layers if layer.name == name]
+    assert set(layer.strip_options()) == {"w5"}
+
+
+def test_the_slope_is_that_of_the_loss(network: Network, data: Data, scored: Scored) -> None:
+    task = pose_task(*scored, "3b", "layer")
+    around = Around(network, data, task, FisherSettings())
+    choice = task.choice_of(solve_plan(*scored, "3b", "layer"))
+    slope = around.part_slope(choice, np.arange(len(data.inputs)))
+    row, option = 1, 0
+    name = network.layers[row].weight
+    here, there = choice.copy(), choice.copy()
+    there[row] = option
+    low, high = around.tensors(here)[name], around.tensors(there)[name]
+    part = 2e-4
+    losses = [around.loss_with(here, {name: low + sign * part * (high - low)}) for sign in (1, -1)]
+    expected = (losses[0] - losses[1]) / (2 * part)
+    # Central differences of a float32 network over a small part of the move.
+    assert slope[row, option] - slope[row, choice[row]] == pytest.approx(expected, rel=0.02)
