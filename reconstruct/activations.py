@@ -1,0 +1,114 @@
+"""Values at a cut of the network for all samples, in memory up to a bound and on disk beyond it."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import tempfile
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from ..network import batches
+
+__all__ = ["ActivationStore", "Activations"]
+
+BATCH = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Activations:
+    """One value of the network for every sample.
+
+    Attributes
+    ----------
+    values : Tensor, shape (samples, ...)
+    folded : bool
+        Whether the network has samples and the next axis in one, as `(samples * tokens, features)`.
+    """
+
+    values: Tensor
+    folded: bool = False
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def take(self, samples: Tensor | slice) -> Tensor:
+        """The value of some samples, as the network computes it."""
+        taken = self.values[samples]
+        return taken.flatten(0, 1) if self.folded else taken
+
+
+class ActivationStore:
+    """Room for activations.
+
+    Parameters
+    ----------
+    memory_bytes : int
+        What the activations that are alive may hold together; more go to temporary files, which the system
+        maps into memory as they are read.
+    """
+
+    def __init__(self, memory_bytes: int) -> None:
+        self._memory_bytes = memory_bytes
+        self._held: list[weakref.ref[Activations]] = []
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._files = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes in memory of the activations that are alive."""
+        alive = [held() for held in self._held]
+        self._held = [weakref.ref(each) for each in alive if each is not None]
+        return sum(each.values.nbytes for each in alive if each is not None)
+
+    def compute(self, samples: int, values: Callable[[slice], Tensor]) -> Activations:
+        """Put `values(part)` of all samples, asked for batch by batch, below each other."""
+        result: Tensor | None = None
+        in_memory = folded = False
+        for part in batches(samples, BATCH):
+            value = values(part)
+            count = part.stop - part.start
+            if result is None:
+                folded = len(value) != count
+                own = (len(value) // count, *value.shape[1:]) if folded else value.shape[1:]
+                result, in_memory = self._empty((samples, *own), value)
+            result[part] = value.reshape(count, *result.shape[1:])
+        if result is None:
+            raise ValueError("there are no samples")
+        found = Activations(result, folded)
+        if in_memory:
+            self._held.append(weakref.ref(found))
+        return found
+
+    def _empty(self, shape: tuple[int, ...], like: Tensor) -> tuple[Tensor, bool]:
+        count = math.prod(shape)
+        if self.held_bytes + count * like.element_size() <= self._memory_bytes or count == 0:
+            return torch.empty(shape, dtype=like.dtype, device=like.device), True
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        path = Path(self._folder.name) / str(self._files)
+        self._files += 1
+        mapped = torch.from_file(str(path), shared=True, size=count, dtype=like.dtype).view(shape)
+        # The mapping outlives the name; where a system refuses that, the folder goes at the end.
+        with contextlib.suppress(PermissionError):
+            path.unlink()
+        return mapped, False

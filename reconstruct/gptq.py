@@ -1,0 +1,236 @@
+"""GPTQ: round column after column, and let the columns to come make up for each error."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..allocator import Plan
+from ..errors import InputError
+from ..network import Data, Layer, Network, batches, rows
+from .activations import BATCH, ActivationStore
+from .finalize import Finalized, StoredLayer, finalize_nearest
+from .gram import InputGram, position_count
+from .grids import LayerGrid
+from .method import Progress
+from .streams import Streams, walkable_blocks
+
+__all__ = ["Gptq", "gptq_layer", "gptq_next"]
+
+LAZY_COLUMNS = 64
+MOST_DAMPING = 1e3
+LEAST_POSITIONS = 2**14
+MOST_POSITIONS = 10**9
+
+
+@dataclass(frozen=True)
+class Gptq:
+    """Settings of GPTQ.
+
+    Parameters
+    ----------
+    damping : float
+        Added to the diagonal of the Gram matrix, in units of its mean.
+    order : bool
+        Columns by descending diagonal of the Gram matrix; else as they are.
+    sequential : bool
+        Gram matrices of the inputs that the layers get in the quantized network; else of the float network's.
+    float_target : bool
+        With `sequential`: aim at the output of the float layer on the *float* inputs, so that a layer also
+        makes up for the errors of those before it.
+    positions : int
+        Output positions of a layer (pixels, tokens), per weight of an output channel, whose inputs are added
+        to its Gram matrix; where there are more, so many are drawn, equally many of every sample.
+        Neighbouring positions say much the same.
+    memory_bytes : int
+        Bound on the activations that are kept in memory.
+
+    Raises
+    ------
+    InputError
+        A damping or a number of positions that is not positive.
+
+    References
+    ----------
+    Frantar et al., "GPTQ: accurate post-training quantization for generative pre-trained transformers",
+    ICLR 2023, algorithm 1. The float target: Li et al., "GPTAQ: efficient finetuning-free quantization for
+    asymmetric calibration", ICML 2025.
+    """
+
+    damping: float = 0.01
+    order: bool = True
+    sequential: bool = True
+    float_target: bool = True
+    positions: int = 32
+    memory_bytes: int = 2**31
+
+    def __post_init__(self) -> None:
+        if not 0 < self.damping < MOST_DAMPING:
+            raise InputError(
+                f"GPTQ has damping {self.damping}; it is above 0 and below {MOST_DAMPING:g}, such as 0.01"
+            )
+
+        if not 1 <= self.positions <= MOST_POSITIONS:
+            raise InputError(
+                f"GPTQ has {self.positions} positions per weight; it takes 1 to {MOST_POSITIONS:,}, "
+                "such as 32"
+            )
+
+    @property
+    def crossed(self) -> bool:
+        """Whether both networks' inputs are read."""
+        return self.sequential and self.float_target
+
+    def finalize(
+        self, network: Network, plan: Plan, data: Data, progress: Progress | None = None
+    ) -> Finalized:
+        """Integer weights of a plan; the steps are those of nearest rounding.
+
+        Parameters
+        ----------
+        data : Data
+            Calibration inputs.
+        progress : callable, optional
+            Told (layers done, layers in all).
+
+        Raises
+        ------
+        InputError
+            The plan does not fit the network, or the network has several inputs.
+        """
+        nearest = {layer.name: layer for layer in finalize_nearest(network, plan).layers}
+        done: dict[str, StoredLayer] = {}
+        with ActivationStore(self.memory_bytes) as store:
+            streams = Streams(network, data, store, with_float=self.crossed)
+            for block in walkable_blocks(network, data):
+                streams.advance(block.entry)
+                for layer in block.layers:
+                    done[layer.name] = gptq_next(streams, layer, nearest[layer.name], self, len(data.inputs))
+                    if progress is not None:
+                        progress(len(done), len(network.layers))
+        return Finalized(tuple(done[layer.name] for layer in network.layers))
+
+
+def gptq_next(
+    streams: Streams, layer: Layer, start: StoredLayer, settings: Gptq, samples: int
+) -> StoredLayer:
+    """Codes of one layer in the block at the cut of the streams; the layer joins the quantized network.
+
+    Only the first `samples` are looked at.
+
+    With `sequential` unset the streams stay those of the float network.
+    """
+    gram = _input_gram(streams, layer, samples, settings)
+    stored = gptq_layer(rows(layer, streams.network.weight(layer)), gram, start, settings)
+    if settings.sequential:
+        streams.replace(layer, stored)
+    return stored
+
+
+def gptq_layer(weight: Tensor, inputs: InputGram, start: StoredLayer, settings: Gptq) -> StoredLayer:
+    """Codes of one layer by GPTQ at the steps of `start`.
+
+    With H the Gram matrix (damped) and U the upper Cholesky factor of its inverse, for every column j in turn
+
+        e = (w_j - round(w_j)) / U_jj,    w_k -= e U_jk    for all later columns k.
+
+    A row whose error ``(w - q) H (w - q)'`` this does not make smaller than that of `start` keeps the codes
+    of `start`.
+
+    Parameters
+    ----------
+    weight : Tensor, shape (channels, fan_in)
+    inputs : InputGram
+        With a cross product, the weights first become ``w (X_float X') (X X')^-1``, the best float weights
+        on the inputs of the quantized network.
+    """
+    groups, fan_in = len(inputs.gram), weight.shape[1]
+    gram, inverse = _damped(inputs.gram, settings.damping)
+    target = weight.double().view(groups, -1, fan_in)
+    if inputs.cross is not None:
+        # W + W (X_f - X) X' H^-1 leaves weights alone that the data says nothing about.
+        target = target + target @ (inputs.cross - inputs.gram) @ inverse
+    grid = LayerGrid(start)
+    codes = grid.start()
+    order = torch.arange(fan_in, device=weight.device).expand(groups, -1)
+    if settings.order:
+        order = gram.diagonal(dim1=1, dim2=2).argsort(dim=1, descending=True, stable=True)
+    factor = _factor(inverse, order)
+    _round_columns(grid, codes, _columns(target, order).float(), factor.float(), order)
+    better = _row_error(grid.stored(codes), target, gram) < _row_error(start, target, gram)
+    return grid.choose(grid.start(), codes, better[:, None].expand_as(weight))
+
+
+def _input_gram(streams: Streams, layer: Layer, samples: int, settings: Gptq) -> InputGram:
+    schedule = streams.network.schedule
+    gram = InputGram.empty(layer.groups, layer.fan_in, streams.network.device, cross=settings.crossed)
+    wanted = max(LEAST_POSITIONS, settings.positions * layer.fan_in) / samples / len(layer.nodes)
+    generator = torch.Generator().manual_seed(0)
+    for node in layer.nodes:
+        step = schedule.steps[schedule.position[node]]
+        assert step.call is not None
+        assert step.source is not None
+        region = streams.region(step.source)
+        for part in batches(samples, BATCH):
+            quantized, floating = streams.batch(region, part)
+            # A convolution of one sample may come without the axis of samples.
+            if step.call.stride and quantized.ndim == len(step.call.stride) + 1:
+                quantized, floating = quantized[None], floating[None]
+            rows_per_sample = len(quantized) / (part.stop - part.start)
+            count, few = position_count(step.call, quantized), math.ceil(wanted / rows_per_sample)
+            picked = torch.randperm(count, generator=generator)[:few] if few < count else None
+            gram.add(step.call, quantized, floating if settings.crossed else None, picked)
+    return gram
+
+
+def _damped(gram: Tensor, damping: float) -> tuple[Tensor, Tensor]:
+    """The Gram matrices with enough on their diagonals to have an inverse, and the inverse."""
+    mean = gram.diagonal(dim1=1, dim2=2).mean(1)
+    mean = mean.where(mean > 0, 1.0)
+    eye = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
+    while True:
+        damped = gram + (damping * mean)[:, None, None] * eye
+        lower, failed = torch.linalg.cholesky_ex(damped)
+        if not bool(failed.any()):
+            return damped, torch.cholesky_inverse(lower)
+        damping *= 10
+
+
+def _factor(inverse: Tensor, order: Tensor) -> Tensor:
+    """Upper Cholesky factor of the inverses with their columns in this order."""
+    groups = torch.arange(len(inverse), device=inverse.device)[:, None, None]
+    permuted = inverse[groups, order[:, :, None], order[:, None, :]]
+    factor: Tensor = torch.linalg.cholesky(permuted, upper=True)
+    return factor
+
+
+def _columns(matrix: Tensor, order: Tensor) -> Tensor:
+    return matrix.gather(2, order[:, None, :].expand(-1, matrix.shape[1], -1))
+
+
+def _round_columns(
+    grid: LayerGrid, codes: list[Tensor], target: Tensor, factor: Tensor, order: Tensor
+) -> None:
+    """The recursion of `gptq_layer` on columns in the order of rounding; writes `codes`."""
+    groups, per_group, fan_in = target.shape
+    for begin in range(0, fan_in, LAZY_COLUMNS):
+        end = min(begin + LAZY_COLUMNS, fan_in)
+        errors = torch.empty(groups, per_group, end - begin, dtype=target.dtype, device=target.device)
+        for j in range(begin, end):
+            values = target[:, :, j]
+            columns = order[:, j].repeat_interleave(per_group)
+            rounded = grid.round_into(codes, values.reshape(-1), columns).view_as(values)
+            error = (values - rounded) / factor[:, j, j, None]
+            target[:, :, j + 1 : end] -= error[:, :, None] * factor[:, j, None, j + 1 : end]
+            errors[:, :, j - begin] = error
+        # What a block of columns does to all later ones at once: one matrix product in place of many.
+        target[:, :, end:] -= errors @ factor[:, begin:end, end:]
+
+
+def _row_error(layer: StoredLayer, target: Tensor, gram: Tensor) -> Tensor:
+    """``(q - w) H (q - w)'`` of every channel, shape (channels,)."""
+    delta = layer.dequantize().double().view_as(target) - target
+    return ((delta @ gram) * delta).sum(2).flatten()

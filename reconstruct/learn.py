@@ -1,0 +1,241 @@
+"""Learning which way to round the weights of one unit, so that its output stays what it was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..network import Layer, batches, from_rows
+from .activations import BATCH, Activations
+from .finalize import StoredLayer
+from .grids import Bracket
+from .region import Region
+
+__all__ = ["Learned", "Learning", "UnitData", "learn_rounding", "output_error"]
+
+# The rectified sigmoid: stretched beyond 0 and 1 and clipped, so that it reaches both.
+STRETCH_LOW, STRETCH_HIGH = -0.1, 1.1
+FIRST_BETA, LAST_BETA = 20.0, 2.0
+# How close to its two ends a weight may start: at an end the gradient is zero.
+START_MARGIN = 0.05
+CHECK_EVERY = 50
+_RANGES = (
+    ("iterations", 1, 10**7),
+    ("batch", 1, 10**6),
+    ("rate", 1e-9, 10.0),
+    ("pull", 0.0, 1e3),
+    ("warmup", 0.0, 1.0),
+    ("soften", 0.0, 1.0),
+    ("drop", 0.0, 1.0),
+    ("seed", 0, 2**62),
+)
+SETTLED = 1e-3
+
+
+@dataclass(frozen=True)
+class Learning:
+    """How the rounding is learned.
+
+    Parameters
+    ----------
+    iterations : int
+        Steps of Adam per unit, at most; a unit whose weights have all settled at one end stops early.
+    batch : int
+        Samples per step.
+    rate : float
+        Learning rate.
+    pull : float
+        Weight of the regulariser that draws every weight to one of its two values, relative to the unit's
+        error before learning.
+    warmup : float
+        Share of the iterations without that regulariser.
+    soften : float
+        Where each weight begins: 0 at its stored value, 1 at the float one as far as that is in the stored
+        value's cell. Between the two, learning keeps what a good start has found and is free to leave it.
+    drop : float
+        Share of a unit's input values that are the float network's in place of the quantized one's, drawn
+        anew for every sample and step.
+    seed : int
+
+    Raises
+    ------
+    InputError
+        A setting outside its range.
+    """
+
+    iterations: int = 1000
+    batch: int = 32
+    rate: float = 2e-2
+    pull: float = 1e-3
+    warmup: float = 0.2
+    soften: float = 0.5
+    drop: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least, most in _RANGES:
+            value = getattr(self, name)
+            if not least <= value <= most:
+                raise InputError(
+                    f"learned rounding has {name} {value:g}; it is between {least:g} and {most:g}"
+                )
+
+
+@dataclass(frozen=True)
+class UnitData:
+    """What one unit learns from.
+
+    Attributes
+    ----------
+    quantized, floating : Activations
+        What enters the unit in the two networks.
+    target : Activations
+        What leaves it in the float network.
+    importance : Activations or None
+        Weight of the squared error of every value that leaves; None: all the same.
+    inputs : Activations
+        The network's own inputs.
+    """
+
+    quantized: Activations
+    floating: Activations
+    target: Activations
+    importance: Activations | None
+    inputs: Activations
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What came out of a unit, and after how many iterations."""
+
+    layers: tuple[StoredLayer, ...]
+    iterations: int
+
+
+def output_error(
+    region: Region, data: UnitData, tensors: Mapping[str, Tensor], samples: Sequence[int] | range
+) -> float:
+    """Mean over samples and values of the (weighted) squared difference to the target."""
+    total, count = 0.0, 0
+    with torch.inference_mode():
+        for part in batches(len(samples), BATCH):
+            index = torch.as_tensor(samples[part])
+            output = region.run(data.quantized.take(index), data.inputs.take(index), tensors)
+            squares = (output - data.target.take(index)).square_()
+            if data.importance is not None:
+                squares *= data.importance.take(index)
+            total += float(squares.sum(dtype=torch.float64))
+            count += squares.numel()
+    return total / max(count, 1)
+
+
+def learn_rounding(
+    region: Region,
+    data: UnitData,
+    layers: Sequence[Layer],
+    brackets: Sequence[Bracket],
+    tensors: Mapping[str, Tensor],
+    samples: int,
+    scale: float,
+    settings: Learning,
+) -> Learned:
+    """Layers of one unit with every weight at one of its two values.
+
+    A weight is ``low + gap h(V)`` with ``h(V) = clip(1.2 sigmoid(V) - 0.1, 0, 1)`` (AdaRound, equation 23),
+    and V minimises
+
+        error / scale + pull * sum (1 - |2 h - 1|^beta)
+
+    where beta falls from 20 to 2, so that first the weights near an end and then all others go to it.
+
+    Parameters
+    ----------
+    tensors : mapping
+        The quantized network's tensors before this unit.
+    samples : int
+        The first so many samples are learned from.
+    scale : float
+        Positive; error of the unit as it would be without learning.
+
+    References
+    ----------
+    Nagel et al., "Up or down? Adaptive rounding for post-training quantization", ICML 2020, section 3.
+    Li et al., "BRECQ", ICLR 2021. Mixed inputs: Wei et al., "QDrop", ICLR 2022.
+    """
+    generator = torch.Generator().manual_seed(settings.seed)
+    low = torch.cat([bracket.low.flatten() for bracket in brackets])
+    gap = torch.cat([bracket.gap.flatten() for bracket in brackets])
+    begin = torch.cat([bracket.begin(settings.soften).flatten() for bracket in brackets])
+    position = begin.clamp(START_MARGIN, 1 - START_MARGIN)
+    latent = torch.logit((position - STRETCH_LOW) / (STRETCH_HIGH - STRETCH_LOW))
+    adam = torch.optim.Adam([latent], lr=settings.rate)
+    warm, iteration = round(settings.warmup * settings.iterations), 0
+    for iteration in range(settings.iterations):
+        sigmoid = latent.sigmoid()
+        stretched = sigmoid * (STRETCH_HIGH - STRETCH_LOW) + STRETCH_LOW
+        share = stretched.clamp(0.0, 1.0)
+        weights = (low + gap * share).requires_grad_()
+        error = _batch_error(
+            region,
+            data,
+            _unflatten(layers, weights, region.network.tensors),
+            tensors,
+            samples,
+            settings,
+            generator,
+        )
+        (slope,) = torch.autograd.grad(error, weights)
+        slope = slope * gap / scale
+        if iteration >= warm:
+            progress = (iteration - warm) / max(1, settings.iterations - warm)
+            slope += settings.pull * _pull_slope(share, FIRST_BETA + (LAST_BETA - FIRST_BETA) * progress)
+        inside = (stretched > 0) & (stretched < 1)
+        latent.grad = slope * (STRETCH_HIGH - STRETCH_LOW) * sigmoid * (1 - sigmoid) * inside
+        adam.step()
+        if iteration % CHECK_EVERY == 0 and bool((torch.minimum(share, 1 - share) < SETTLED).all()):
+            break
+    up = latent > 0
+    chosen = torch.split(up, [bracket.low.numel() for bracket in brackets])
+    stored = [
+        bracket.choose(each.view_as(bracket.low)) for bracket, each in zip(brackets, chosen, strict=True)
+    ]
+    return Learned(tuple(stored), iteration + 1)
+
+
+def _batch_error(
+    region: Region,
+    data: UnitData,
+    weights: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
+    samples: int,
+    settings: Learning,
+    generator: torch.Generator,
+) -> Tensor:
+    index = torch.randint(samples, (min(settings.batch, samples),), generator=generator)
+    entering = data.quantized.take(index)
+    if settings.drop and data.floating is not data.quantized:
+        mask = torch.rand(entering.shape, generator=generator) < settings.drop
+        entering = torch.where(mask.to(entering.device), data.floating.take(index), entering)
+    output = region.run(entering, data.inputs.take(index), {**tensors, **weights})
+    difference = output - data.target.take(index)
+    if data.importance is None:
+        return difference.square().mean()
+    return (difference.square() * data.importance.take(index)).mean()
+
+
+def _unflatten(layers: Sequence[Layer], weights: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    sizes = [layer.channels * layer.fan_in for layer in layers]
+    return {
+        layer.weight: from_rows(layer, part.view(layer.channels, layer.fan_in)).to(like[layer.weight])
+        for layer, part in zip(layers, torch.split(weights, sizes), strict=True)
+    }
+
+
+def _pull_slope(share: Tensor, beta: float) -> Tensor:
+    """Derivative of ``1 - |2 h - 1|^beta``."""
+    centred = 2 * share - 1
+    return -2 * beta * centred.sign() * centred.abs().pow_(beta - 1)

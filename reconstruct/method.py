@@ -1,0 +1,53 @@
+"""What every method of reconstruction is: from a plan and calibration data to integer weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from ..allocator import Plan
+from ..network import Data, Network
+from .finalize import Finalized, finalize_nearest
+
+__all__ = ["Method", "Nearest", "Progress"]
+
+Progress: TypeAlias = Callable[[int, int], None]
+
+
+class Method(Protocol):
+    """Settings that know how to carry out a plan.
+
+    All methods keep the plan's options, the steps of its quantizer and so its complexity, take any mix of
+    widths and points, and give the same weights for the same arguments.
+    """
+
+    def finalize(
+        self, network: Network, plan: Plan, data: Data, progress: Progress | None = None
+    ) -> Finalized:
+        """Integer weights of the plan.
+
+        Parameters
+        ----------
+        data : Data
+            Calibration inputs; labels are not read.
+        progress : callable, optional
+            Told (steps done, steps in all).
+
+        Raises
+        ------
+        InputError
+            The plan does not fit the network.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """Round every weight to the nearest value of its grid; reads no data."""
+
+    def finalize(
+        self, network: Network, plan: Plan, data: Data, progress: Progress | None = None
+    ) -> Finalized:
+        """Integer weights of the plan; see `finalize_nearest`."""
+        return finalize_nearest(network, plan, on_layer=progress)

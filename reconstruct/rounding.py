@@ -1,0 +1,204 @@
+"""AdaRound and BRECQ: learned rounding, unit after unit along the network."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from ..allocator import Plan
+from ..errors import InputError
+from ..network import Block, Data, Layer, Network, rows
+from .activations import ActivationStore
+from .finalize import Finalized, StoredLayer, finalize_nearest
+from .gptq import Gptq, gptq_next
+from .grids import LayerGrid
+from .learn import Learning, learn_rounding, output_error
+from .method import Progress
+from .streams import Streams, walkable_blocks
+from .units import Granularity, joined_blocks, output_size, unit_data, units_of
+
+__all__ = ["LearnedRounding", "UnitReport"]
+
+
+@dataclass(frozen=True)
+class UnitReport:
+    """What learning did for one unit.
+
+    Attributes
+    ----------
+    layers : tuple of str
+    start_error, learned_error : float
+        (Weighted) squared error of the unit's output on the held-out part of the calibration data, relative
+        to the (weighted) square of the output itself.
+    kept : bool
+        Whether the learned rounding was better and is kept.
+    iterations : int
+        0 where the start was so good that nothing was learned.
+    seconds : float
+    """
+
+    layers: tuple[str, ...]
+    start_error: float
+    learned_error: float
+    kept: bool
+    iterations: int
+    seconds: float
+
+
+OnUnit = Callable[[UnitReport], None]
+# A unit whose output is off by less than this share is left as it starts: 8 bits are.
+NEGLIGIBLE = 1e-4
+
+
+@dataclass(frozen=True)
+class LearnedRounding:
+    """Settings of learned rounding.
+
+    Parameters
+    ----------
+    granularity : Granularity
+        ``layer`` is AdaRound, the others BRECQ's.
+    start : Gptq or None
+        Where learning starts, and what it must beat; None: rounding to nearest.
+    fisher : bool
+        Weigh the error of a unit's output by the diagonal of the Fisher information there; else plain
+        squared error.
+    all_points : bool
+        Learn which of two neighbouring sums of points a weight takes; else the rounding of the last point
+        alone, and the earlier points stay.
+    held_out : float
+        Share of the calibration data that is not learned from, on which learned rounding must beat the
+        start to be kept.
+    memory_bytes : int
+        Bound on the activations that are kept in memory.
+    learning : Learning
+
+    Raises
+    ------
+    InputError
+        A share outside its range.
+
+    References
+    ----------
+    Nagel et al., "Up or down? Adaptive rounding for post-training quantization", ICML 2020.
+    Li et al., "BRECQ: pushing the limit of post-training quantization by block reconstruction", ICLR 2021.
+    """
+
+    granularity: Granularity = Granularity.BLOCK
+    start: Gptq | None = field(default_factory=Gptq)
+    fisher: bool = False
+    all_points: bool = True
+    held_out: float = 1 / 16
+    memory_bytes: int = 2**31
+    learning: Learning = field(default_factory=Learning)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.held_out < 1:
+            raise InputError(
+                f"learned rounding holds out {self.held_out} of the calibration data; it is a share between "
+                "0 and 1, such as 0.0625"
+            )
+        if self.start is not None and not self.start.sequential:
+            raise InputError("learned rounding starts from GPTQ on quantized inputs; leave sequential set")
+
+    def finalize(
+        self,
+        network: Network,
+        plan: Plan,
+        data: Data,
+        progress: Progress | None = None,
+        on_unit: OnUnit | None = None,
+    ) -> Finalized:
+        """Integer weights of a plan; the steps are those of nearest rounding.
+
+        Parameters
+        ----------
+        data : Data
+            Calibration inputs.
+        progress : callable, optional
+            Told (units done, units in all).
+        on_unit : callable, optional
+            Told what came of each unit.
+
+        Raises
+        ------
+        InputError
+            The plan does not fit the network, or the network has several inputs.
+        """
+        done = {layer.name: layer for layer in finalize_nearest(network, plan).layers}
+        with ActivationStore(self.memory_bytes) as store:
+            streams = Streams(network, data, store, with_float=True)
+            blocks = joined_blocks(network, walkable_blocks(network, data), self.granularity)
+            total = sum(len(units_of(block, self.granularity)) for block in blocks)
+            count = 0
+            for block in blocks:
+                streams.advance(block.entry)
+                for layers in units_of(block, self.granularity):
+                    report = self._learn(streams, block, layers, done, count)
+                    count += 1
+                    if progress is not None:
+                        progress(count, total)
+                    if on_unit is not None:
+                        on_unit(report)
+        return Finalized(tuple(done[layer.name] for layer in network.layers))
+
+    def _learn(
+        self,
+        streams: Streams,
+        block: Block,
+        layers: Sequence[Layer],
+        done: dict[str, StoredLayer],
+        number: int,
+    ) -> UnitReport:
+        """Learn one unit; its layers join the quantized network and `done`."""
+        began = time.perf_counter()
+        network = streams.network
+        before = dict(streams.replaced)
+        samples = len(streams.data.inputs)
+        learned_from = max(1, samples - max(1, round(self.held_out * samples)))
+        # A single sample has to do for both.
+        judged_on = range(learned_from, samples) if learned_from < samples else range(samples)
+        for layer in layers:
+            if self.start is None:
+                streams.replace(layer, done[layer.name])
+            else:
+                done[layer.name] = gptq_next(streams, layer, done[layer.name], self.start, learned_from)
+        started = dict(streams.replaced)
+        streams.replaced = before
+        region, data = unit_data(streams, block, layers, fisher=self.fisher, seed=self.learning.seed)
+        size = output_size(data, judged_on)
+        start_error = output_error(region, data, started, judged_on) / size
+        learned, error = None, start_error
+        if start_error > NEGLIGIBLE:
+            brackets = [
+                LayerGrid(done[layer.name]).bracket(rows(layer, network.weight(layer)), sums=self.all_points)
+                for layer in layers
+            ]
+            learned = learn_rounding(
+                region,
+                data,
+                layers,
+                brackets,
+                before,
+                learned_from,
+                start_error * size,
+                replace(self.learning, seed=self.learning.seed + number),
+            )
+            streams.replaced = dict(before)
+            for layer, stored in zip(layers, learned.layers, strict=True):
+                streams.replace(layer, stored)
+            error = output_error(region, data, streams.replaced, judged_on) / size
+        kept = learned is not None and error < start_error
+        if learned is not None and kept:
+            done.update({stored.name: stored for stored in learned.layers})
+        else:
+            streams.replaced = started
+        return UnitReport(
+            layers=tuple(layer.name for layer in layers),
+            start_error=start_error,
+            learned_error=error,
+            kept=kept,
+            iterations=learned.iterations if learned is not None else 0,
+            seconds=time.perf_counter() - began,
+        )

@@ -1,0 +1,120 @@
+"""A walk through the network, block after block, with what enters each block in both networks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..network import Block, Data, Layer, Network, from_rows
+from .activations import Activations, ActivationStore
+from .finalize import StoredLayer
+from .region import Region, region_between
+
+__all__ = ["Streams", "walkable_blocks"]
+
+
+@dataclass
+class Streams:
+    """The values at one cut of the network, as the quantized and as the float network have them.
+
+    Attributes
+    ----------
+    network : Network
+    data : Data
+    store : ActivationStore
+    with_float : bool
+        Whether the float network's values are kept too.
+    replaced : dict
+        The tensors of the quantized network as far as they are known.
+    entry : str
+        The node or input at the cut.
+    quantized, floating : Activations
+        Values there; the same object until the two networks differ, and where `with_float` is not set.
+    """
+
+    network: Network
+    data: Data
+    store: ActivationStore
+    with_float: bool
+    replaced: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.network.schedule.inputs) != 1:
+            raise InputError(
+                f"the network takes {len(self.network.schedule.inputs)} inputs; this method needs a network "
+                "of one input, round to nearest instead"
+            )
+        self.entry: str = self.network.schedule.inputs[0]
+        inputs = self.data.inputs
+        self.quantized = self.floating = Activations(inputs)
+
+    def inputs(self, samples: Tensor | slice) -> Tensor:
+        """The network's own inputs of some samples."""
+        return self.data.inputs[samples].to(self.network.device)
+
+    def region(self, exit_: str) -> Region:
+        """What lies between the cut and a later value."""
+        return region_between(self.network, self.entry, exit_)
+
+    def batch(self, region: Region, part: slice) -> tuple[Tensor, Tensor]:
+        """The value at a region's exit for some samples: of the quantized and of the float network."""
+        inputs = self.inputs(part)
+        with torch.inference_mode():
+            value = region.run(self.moved(self.quantized, part), inputs, self.replaced)
+            if not self.with_float or (self.quantized is self.floating and not self._changes(region)):
+                return value, value
+            return value, region.run(self.moved(self.floating, part), inputs)
+
+    def at(self, region: Region) -> tuple[Activations, Activations]:
+        """The value at a region's exit for all samples: of the quantized and of the float network."""
+        samples = len(self.data.inputs)
+        differ = self.with_float and (self.quantized is not self.floating or self._changes(region))
+        quantized = self.store.compute(samples, lambda part: self._run(region, part, self.replaced))
+        if not differ:
+            return quantized, quantized
+        return quantized, self.store.compute(samples, lambda part: self._run(region, part, None))
+
+    def advance(self, exit_: str) -> None:
+        """Move the cut to a later value."""
+        if exit_ == self.entry:
+            return
+        self.quantized, self.floating = self.at(self.region(exit_))
+        self.entry = exit_
+
+    def replace(self, layer: Layer, stored: StoredLayer) -> None:
+        """Let a layer join the quantized network."""
+        weight = self.network.weight(layer)
+        self.replaced[layer.weight] = from_rows(layer, stored.dequantize()).to(weight)
+
+    def _run(self, region: Region, part: slice, replaced: Mapping[str, Tensor] | None) -> Tensor:
+        values = self.floating if replaced is None else self.quantized
+        with torch.inference_mode():
+            return region.run(self.moved(values, part), self.inputs(part), replaced)
+
+    def moved(self, values: Activations, part: slice) -> Tensor:
+        """Activations of some samples, where the network is."""
+        return values.take(part).to(self.network.device)
+
+    def _changes(self, region: Region) -> bool:
+        return any(name in region.network.tensors for name in self.replaced)
+
+
+def walkable_blocks(network: Network, data: Data) -> tuple[Block, ...]:
+    """The network's blocks, joined where the value between two of them has not its samples first."""
+    first = network.schedule.inputs[0]
+    one = data.inputs[:1].to(network.device)
+    found: list[Block] = []
+    open_: Block | None = None
+    for block in network.blocks:
+        block = block if open_ is None else Block(open_.entry, block.exit, (*open_.layers, *block.layers))
+        last = block.exit == network.schedule.output
+        if last or region_between(network, first, block.exit).is_by_sample(one, one):
+            found.append(block)
+            open_ = None
+        else:
+            open_ = block
+    return tuple(found if open_ is None else [*found, open_])

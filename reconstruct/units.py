@@ -1,0 +1,143 @@
+"""What learns together: layers, blocks, stages or the network, and the data each learns from."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, fx
+
+from ..network import Block, Layer, Network
+from .activations import Activations
+from .learn import UnitData
+from .region import Region, region_between
+from .streams import Streams
+
+__all__ = ["Granularity", "joined_blocks", "output_size", "unit_data", "units_of"]
+
+
+class Granularity(enum.StrEnum):
+    """What learns together: a layer, a block, the blocks of one resolution, or the whole network."""
+
+    LAYER = "layer"
+    BLOCK = "block"
+    STAGE = "stage"
+    NETWORK = "network"
+
+
+def joined_blocks(network: Network, blocks: Sequence[Block], granularity: Granularity) -> tuple[Block, ...]:
+    """Blocks joined as far as they learn together.
+
+    A stage is a run of blocks whose outputs have equally many values.
+    """
+    if granularity in (Granularity.LAYER, Granularity.BLOCK):
+        return tuple(blocks)
+    size = {node.name: node.meta.get("elements") for node in network.graph.nodes}
+    joined: list[Block] = []
+    for block in blocks:
+        together = granularity is Granularity.NETWORK or (
+            bool(joined) and size[joined[-1].exit] == size[block.exit]
+        )
+        if joined and together:
+            last = joined.pop()
+            joined.append(Block(last.entry, block.exit, (*last.layers, *block.layers)))
+        else:
+            joined.append(block)
+    return tuple(joined)
+
+
+def units_of(block: Block, granularity: Granularity) -> tuple[tuple[Layer, ...], ...]:
+    """The layers of a block that learn together."""
+    if granularity is Granularity.LAYER:
+        return tuple((layer,) for layer in block.layers)
+    return (block.layers,) if block.layers else ()
+
+
+def unit_data(
+    streams: Streams, block: Block, layers: Sequence[Layer], *, fisher: bool, seed: int
+) -> tuple[Region, UnitData]:
+    """The region that a unit is, and what it learns from.
+
+    A unit of all the block's layers is the block. A single layer is the layer with the pointwise operations
+    after it; where the values there are no rows per sample, the block with that layer alone learning.
+    """
+    network, count = streams.network, len(streams.data.inputs)
+    entry, exit_ = block.entry, block.exit
+    if len(layers) < len(block.layers):
+        entry, exit_ = _single(streams, layers[0]) or (entry, exit_)
+    region = region_between(network, entry, exit_)
+    quantized, floating = streams.quantized, streams.floating
+    if entry != streams.entry:
+        quantized, floating = streams.at(streams.region(entry))
+    inputs = Activations(streams.data.inputs)
+
+    def target(part: slice) -> Tensor:
+        with torch.inference_mode():
+            return region.run(streams.moved(floating, part), streams.inputs(part))
+
+    leaving = streams.store.compute(count, target)
+    importance = _fisher(streams, exit_, leaving, seed) if fisher else None
+    return region, UnitData(quantized, floating, leaving, importance, inputs)
+
+
+def output_size(data: UnitData, samples: range) -> float:
+    """Mean (weighted) square of a unit's output in the float network; 1 where that is zero."""
+    index = torch.as_tensor(samples)
+    square = data.target.take(index).square()
+    if data.importance is not None:
+        square *= data.importance.take(index)
+    return float(square.mean(dtype=torch.float64)) or 1.0
+
+
+def _single(streams: Streams, layer: Layer) -> tuple[str, str] | None:
+    """Entry and exit of a layer and the pointwise operations after it; None where it cannot stand alone."""
+    network = streams.network
+    step = network.schedule.steps[network.schedule.position[layer.nodes[0]]]
+    if step.source is None:
+        return None
+    entry, exit_ = step.source, _after_pointwise(network, layer.nodes[0])
+    first = network.schedule.inputs[0]
+    one = streams.inputs(slice(0, 1))
+    by_sample = all(region_between(network, first, name).is_by_sample(one, one) for name in (entry, exit_))
+    return (entry, exit_) if by_sample else None
+
+
+def _after_pointwise(network: Network, name: str) -> str:
+    node = next(node for node in network.graph.nodes if node.name == name)
+    while len(node.users) == 1:
+        (user,) = node.users
+        sources = [source for source in user.all_input_nodes if source.op != "get_attr"]
+        if sources != [node] or not _is_pointwise(user):
+            break
+        node = user
+    return str(node.name)
+
+
+def _is_pointwise(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags
+
+
+def _fisher(streams: Streams, exit_: str, leaving: Activations, seed: int) -> Activations:
+    """Squared derivatives of the log-probability of labels that the float network draws, mean 1.
+
+    ``(d log p(y_n | x_n) / d z_n)^2`` with z the unit's output: one draw of the Fisher information's diagonal
+    for each sample.
+    """
+    rest = region_between(streams.network, exit_, streams.network.schedule.output)
+    generator = torch.Generator().manual_seed(seed)
+
+    def squares(part: slice) -> Tensor:
+        values = streams.moved(leaving, part).clone().requires_grad_()
+        logits = rest.run(values, streams.inputs(part))
+        logs = logits.log_softmax(-1)
+        draws = torch.multinomial(logs.detach().exp().flatten(0, -2).cpu(), 1, generator=generator)
+        chosen = logs.flatten(0, -2).gather(1, draws.to(logs.device))
+        (slope,) = torch.autograd.grad(chosen.sum(), values)
+        return slope.square()
+
+    found = streams.store.compute(len(leaving), squares)
+    mean = found.values.mean(dtype=torch.float64)
+    if mean > 0:
+        found.values.div_(mean)
+    return found

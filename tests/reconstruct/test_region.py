@@ -1,0 +1,102 @@
+"""Regions of the network and the activations at their ends."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from apportion.network import Block, Data, Network, capture
+from apportion.reconstruct.activations import ActivationStore
+from apportion.reconstruct.region import region_between
+from apportion.reconstruct.streams import Streams, walkable_blocks
+
+
+def test_regions_of_all_blocks_in_turn_are_the_network(network: Network, data: Data) -> None:
+    blocks = walkable_blocks(network, data)
+    value = data.inputs
+    for block in blocks:
+        value = region_between(network, block.entry, block.exit).run(value, data.inputs)
+    assert torch.equal(value, network.run(data.inputs))
+    assert all(one.exit == other.entry for one, other in pairwise(blocks))
+
+
+def test_a_region_from_a_value_to_itself_is_the_identity(network: Network) -> None:
+    name = network.blocks[1].exit
+    value = torch.randn(2, 3)
+    assert torch.equal(region_between(network, name, name).run(value, value), value)
+
+
+def test_a_region_takes_the_tensors_that_it_reads_and_leaves_the_others(network: Network, data: Data) -> None:
+    block = network.blocks[0]
+    region = region_between(network, block.entry, block.exit)
+    zeros = {layer.weight: torch.zeros(layer.shape) for layer in network.layers}
+    own = {layer.weight: zeros[layer.weight] for layer in block.layers}
+    replaced = region.run(data.inputs, data.inputs, zeros)
+    assert torch.equal(replaced, region.run(data.inputs, data.inputs, own))
+    assert not torch.equal(replaced, region.run(data.inputs, data.inputs))
+
+
+class TokensFirst(nn.Module):
+    """Between its layers the tokens come before the samples, and sizes are read from the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Linear(4, 8)
+        self.second = nn.Linear(8, 8)
+        self.third = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.second(self.first(x.transpose(0, 1)).relu())
+        out: Tensor = self.third(y.transpose(0, 1).reshape(x.shape[0], x.shape[1], 8)).mean(1)
+        return out
+
+
+def test_blocks_are_joined_where_samples_do_not_come_first() -> None:
+    inputs = torch.randn(10, 5, 4, generator=torch.Generator().manual_seed(0))
+    network, data = capture(TokensFirst(), inputs), Data(inputs, None, "normal")
+    assert len(network.blocks) > 1
+    (block,) = walkable_blocks(network, data)
+    assert isinstance(block, Block)
+    assert [layer.name for layer in block.layers] == ["first", "second", "third"]
+    region = region_between(network, block.layers[0].nodes[0], block.exit)
+    value = region_between(network, block.entry, block.layers[0].nodes[0]).run(inputs, inputs)
+    assert torch.equal(region.run(value, inputs), network.run(inputs))
+
+
+def test_streams_carry_what_both_networks_compute(network: Network, data: Data) -> None:
+    block = walkable_blocks(network, data)[0]
+    halved = {layer.weight: network.weight(layer) / 2 for layer in block.layers}
+    region = region_between(network, block.entry, block.exit)
+    with ActivationStore(2**30) as store:
+        streams = Streams(network, data, store, with_float=True)
+        streams.advance(block.entry)
+        assert streams.quantized is streams.floating
+        streams.replaced.update(halved)
+        streams.advance(block.exit)
+        for values, tensors in ((streams.quantized, halved), (streams.floating, None)):
+            expected = region.run(data.inputs, data.inputs, tensors)
+            assert torch.equal(values.take(slice(0, len(data.inputs))), expected)
+
+
+@pytest.mark.parametrize("bound", [0, 2000, 2**20])
+def test_activations_beyond_the_bound_are_kept_on_disk_and_are_the_same(bound: int) -> None:
+    values = torch.randn(150, 7, generator=torch.Generator().manual_seed(0))
+    with ActivationStore(bound) as store:
+        first = store.compute(150, lambda part: values[part])
+        second = store.compute(150, lambda part: 2 * values[part])
+        assert store.held_bytes <= bound
+        assert torch.equal(first.take(torch.tensor([3, 149, 3])), values[[3, 149, 3]])
+        assert torch.equal(second.take(slice(60, 70)), 2 * values[60:70])
+        del first, second
+        assert store.held_bytes == 0
+
+
+def test_samples_folded_with_tokens_are_taken_by_sample() -> None:
+    values = torch.arange(24.0).view(4, 3, 2)
+    with ActivationStore(2**20) as store:
+        found = store.compute(4, lambda part: values[part].flatten(0, 1))
+    assert torch.equal(found.take(torch.tensor([2, 0])), values[[2, 0]].flatten(0, 1))
