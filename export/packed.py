@@ -2,10 +2,12 @@
 
 A safetensors file. For a layer L (by name):
 
-    L/channels            option code of every channel, packed; only where channels differ
-    L/<option>/<i>/codes  codes of point i of the channels that have the option, packed, channel after channel
-    L/<option>/<i>/steps  half-precision steps (channels, groups), to be scaled by a power of two
+    L/strips              option code of every strip (or tile of channels), packed; only where strips differ
+    L/<option>/<i>/codes  codes of point i of the strips that have the option, packed, row after row
+    L/<option>/<i>/steps  half-precision steps (rows, groups), to be scaled by a power of two
     =<tensor name>        a tensor that is not quantized, as it is
+
+A strip is an output channel, which is one row, unless the plan cuts the layer otherwise, see `LayerCut`.
 
 The metadata has one entry, `apportion`: a JSON document with the format version, the plan, how each layer's
 weight is named and laid out in the program, and the exponents of the steps. Metadata, tensor names and
@@ -26,7 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..allocator import LayerPlan, Plan
+from ..allocator import LayerPlan, Plan, parse_unit
 from ..documents import parse_document, replace_file
 from ..errors import InputError
 from ..network import Network
@@ -117,7 +119,7 @@ def write_packed(path: Path, network: Network, plan: Plan, finalized: Finalized)
     planned = {layer.name: layer for layer in plan.layers}
     for stored in finalized.layers:
         if len(stored.parts) > 1:
-            tensors[f"{stored.name}/channels"] = _pack_channels(plan, planned[stored.name])
+            tensors[f"{stored.name}/strips"] = _pack_strips(plan, planned[stored.name])
         for part in stored.parts:
             for index in range(part.rows.option.points):
                 prefix = f"{stored.name}/{part.rows.option}/{index}"
@@ -173,8 +175,9 @@ def read_packed(path: Path) -> PackedNetwork:
     return PackedNetwork(plan, Finalized(layers), header.layouts, rest)
 
 
-def _pack_channels(plan: Plan, layer: LayerPlan) -> Tensor:
-    codes = torch.tensor([plan.options.index(option) for option in layer.channel_options()])
+def _pack_strips(plan: Plan, layer: LayerPlan) -> Tensor:
+    chosen = layer.strip_options()[:: parse_unit(plan.unit).tile]
+    codes = torch.tensor([plan.options.index(option) for option in chosen])
     bits = channel_code_bits(len(plan.options))
     return pack_codes((codes - 2 ** (bits - 1)).to(torch.int8), bits)
 
@@ -190,9 +193,9 @@ def _check_counts(plan: Plan, tensors: dict[str, Tensor]) -> None:
             )
 
 
-def _check_steps(steps: Tensor, option: Option, channels: int, fan_in: int, name: str) -> None:
-    rows = 1 if option.unit is StepUnit.TENSOR else channels
-    shape = (rows, option.step_count(channels, fan_in) // rows)
+def _check_steps(steps: Tensor, option: Option, rows: int, row_weights: int, name: str) -> None:
+    step_rows = 1 if option.unit is StepUnit.TENSOR else rows
+    shape = (step_rows, option.step_count(rows, row_weights) // step_rows)
     if steps.dtype != torch.float16 or tuple(steps.shape) != shape:
         raise InputError(
             f"{name} is {str(steps.dtype).removeprefix('torch.')} of shape {tuple(steps.shape)}; the plan "
@@ -203,19 +206,19 @@ def _check_steps(steps: Tensor, option: Option, channels: int, fan_in: int, name
 
 
 def _read_layer(layer: LayerPlan, tensors: dict[str, Tensor], exponents: dict[str, int]) -> StoredLayer:
-    chosen = layer.channel_options()
-    fan_in = prod(layer.shape[1:])
+    chosen, cut = layer.strip_options(), layer.layer_cut()
     parts = []
     for text in dict.fromkeys(chosen):
         option = parse_option(text)
-        channels = torch.tensor([index for index, other in enumerate(chosen) if other == text])
+        strips = [index for index, other in enumerate(chosen) if other == text]
+        index = torch.tensor(cut.strip_rows(strips))
         codes, steps = [], []
-        for index in range(option.points):
-            prefix = f"{layer.name}/{text}/{index}"
-            flat = unpack_codes(tensors[f"{prefix}/codes"], option.bits, len(channels) * fan_in)
+        for point in range(option.points):
+            prefix = f"{layer.name}/{text}/{point}"
+            flat = unpack_codes(tensors[f"{prefix}/codes"], option.bits, len(index) * cut.row_weights)
             half = tensors[f"{prefix}/steps"]
-            _check_steps(half, option, len(channels), fan_in, f"{prefix}/steps")
-            codes.append(flat.view(len(channels), fan_in))
+            _check_steps(half, option, len(index), cut.row_weights, f"{prefix}/steps")
+            codes.append(flat.view(len(index), cut.row_weights))
             steps.append(steps_from_half(half, exponents[prefix]))
-        parts.append(StoredPart(channels, QuantizedRows(option, torch.stack(codes), torch.stack(steps))))
-    return StoredLayer(layer.name, tuple(parts))
+        parts.append(StoredPart(index, QuantizedRows(option, torch.stack(codes), torch.stack(steps))))
+    return StoredLayer(layer.name, tuple(parts), cut)

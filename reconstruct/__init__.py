@@ -1,19 +1,40 @@
 """Final integer weights for a plan, and what the network made of them is worth."""
 
 from .bias_correction import correct_biases
+from .drop import can_measure
 from .edited import accept_edits
 from .finalize import Finalized, StoredLayer, StoredPart, finalize_nearest, layer_shapes
+from .gptq import Gptq, gptq_layer
+from .gram import InputGram
 from .judge import Candidate, Judged, judge, measure_finalized
+from .learn import Learning
+from .lossless import Way, find_least
+from .method import Method, Nearest, Progress
+from .rounding import LearnedRounding, UnitReport
+from .units import Granularity
 
 __all__ = [
     "Candidate",
     "Finalized",
+    "Gptq",
+    "Granularity",
+    "InputGram",
     "Judged",
+    "LearnedRounding",
+    "Learning",
+    "Method",
+    "Nearest",
+    "Progress",
     "StoredLayer",
     "StoredPart",
+    "UnitReport",
+    "Way",
     "accept_edits",
+    "can_measure",
     "correct_biases",
     "finalize_nearest",
+    "find_least",
+    "gptq_layer",
     "judge",
     "layer_shapes",
     "measure_finalized",

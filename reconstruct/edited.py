@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from math import prod
 
-from ..allocator import LayerPlan, Plan, assignment_digest, parse_budget
+from ..allocator import (
+    SIZE,
+    Excess,
+    LayerPlan,
+    Plan,
+    assignment_digest,
+    check_rules,
+    excesses,
+    further_costs,
+    parse_unit,
+)
 from ..errors import InputError
-from ..quantizer import parse_option, stored_bits
+from ..quantizer import option_names, parse_option, stored_bits
 
 __all__ = ["accept_edits"]
 
@@ -20,51 +30,76 @@ def accept_edits(plan: Plan) -> Plan:
     Raises
     ------
     InputError
-        An option that does not exist or is not in the plan's option set, or an edit that leads over the
-        plan's own budget; says by how much.
+        An option that does not exist or is not in the plan's option set, or an edit that breaks one of the
+        plan's own constraints or leads over one of its budgets; says which, and by how much.
     """
     layers = tuple(_counted(plan, layer) for layer in plan.layers)
-    if assignment_digest(layers) == plan.assignment and layers == plan.layers:
-        return plan
+    untouched = assignment_digest(layers) == plan.assignment and layers == plan.layers
+    accepted = plan if untouched else _edited(plan, layers)
+    check_rules(accepted, option_names)
+    for excess in excesses(accepted):
+        raise InputError(_described(accepted, excess))
+    return accepted
+
+
+def _edited(plan: Plan, layers: tuple[LayerPlan, ...]) -> Plan:
     weights = sum(layer.size_bits for layer in layers)
+    # How sure the solved choice was says nothing about another.
+    layers = tuple(layer.model_copy(update={"confidence": None, "regret": None}) for layer in layers)
+    edited = plan.model_copy(
+        update={
+            "layers": layers,
+            "certificate": None,
+            "guard": None,
+            "refinement": None,
+            "measured": None,
+            "search": None,
+            "assignment": assignment_digest(layers),
+        }
+    )
     complexity = plan.complexity.model_copy(
         update={
             "size_bits": weights + plan.complexity.fixed_bits,
             "average_bits": weights / plan.complexity.weight_count,
+            "costs": {name: float(cost) for name, cost in further_costs(edited).items()},
         }
     )
-    limit = parse_budget(plan.budget).bits(
-        complexity.weight_count, complexity.fixed_bits, complexity.float_bits
-    )
-    if weights > limit:
-        raise InputError(
-            f"the edited plan takes {weights:,} bits ({complexity.average_bits:.3f} per weight), "
-            f"{weights - limit:,} more than its budget {plan.budget} allows; take bits from a layer, or "
-            "raise the plan's budget"
+    return edited.model_copy(update={"complexity": complexity})
+
+
+def _described(plan: Plan, excess: Excess) -> str:
+    over = excess.taken - excess.limit
+    if excess.quantity == SIZE:
+        taken = (
+            f"takes {int(excess.taken):,} bits ({plan.complexity.average_bits:.3f} per weight), {int(over):,}"
         )
-    return plan.model_copy(
-        update={
-            "layers": layers,
-            "complexity": complexity,
-            "certificate": None,
-            "guard": None,
-            "measured": None,
-            "assignment": assignment_digest(layers),
-        }
+        remedy = "take bits from a layer"
+    else:
+        taken = f"has {excess.quantity} {float(excess.taken):.6g}, {float(over):.6g}"
+        remedy = "choose cheaper options"
+    return (
+        f"the edited plan {taken} more than its budget {excess.budget} allows; {remedy}, or raise the plan's "
+        "budget"
     )
 
 
 def _counted(plan: Plan, layer: LayerPlan) -> LayerPlan:
-    chosen = layer.channel_options()
+    chosen = layer.strip_options()
     unknown = sorted(set(chosen) - set(plan.options))
     if unknown:
         raise InputError(
             f"layer '{layer.name}' has option {unknown[0]}, which is not in the plan's option set "
             f"({', '.join(plan.options)}); choose one of these, or add it to the set"
         )
-    fan_in = prod(layer.shape[1:])
-    size_bits = stored_bits([parse_option(text) for text in chosen], fan_in, len(plan.options))
-    mean_bits = size_bits / (layer.shape[0] * fan_in)
+    cut = layer.layer_cut()
+    size_bits = stored_bits(
+        [parse_option(text) for text in chosen],
+        cut.row_weights,
+        len(plan.options),
+        tile=parse_unit(plan.unit).tile,
+        rows_per_strip=cut.rows_per_strip,
+    )
+    mean_bits = size_bits / prod(layer.shape)
     if size_bits == layer.size_bits:
         return layer
     return layer.model_copy(update={"size_bits": size_bits, "mean_bits": mean_bits})

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..allocator import LayerPlan, Plan, check_layers
+from ..allocator import LayerCut, LayerPlan, Plan, check_layers
 from ..errors import InputError
 from ..network import Layer, Network, from_rows, rows
 from ..quantizer import Option, QuantizedRows, Quantizer, StepUnit, parse_option
@@ -18,34 +18,44 @@ __all__ = ["Finalized", "StoredLayer", "StoredPart", "finalize_nearest", "layer_
 
 @dataclass(frozen=True)
 class StoredPart:
-    """The output channels of a layer that share an option.
+    """The rows of a layer that share an option.
 
     Attributes
     ----------
-    channels : Tensor, shape (n,), int64
-        Ascending indices.
+    index : Tensor, shape (n,), int64
+        Which of the layer's rows, ascending: output channels, unless the layer is cut otherwise.
     rows : QuantizedRows
         Their codes and steps.
     """
 
-    channels: Tensor
+    index: Tensor
     rows: QuantizedRows
 
 
 @dataclass(frozen=True)
 class StoredLayer:
-    """The integer codes and steps of one layer, grouped by option."""
+    """The integer codes and steps of one layer, grouped by option.
+
+    Attributes
+    ----------
+    name : str
+    parts : tuple of StoredPart
+        Every row in exactly one of them.
+    cut : LayerCut, optional
+        What the rows are; None: the output channels.
+    """
 
     name: str
     parts: tuple[StoredPart, ...]
+    cut: LayerCut | None = None
 
     def dequantize(self) -> Tensor:
-        """The weight as rows, shape (channels, fan_in), float32."""
+        """The weight, shape (channels, fan_in), float32."""
         values = [part.rows.dequantize() for part in self.parts]
-        weight = values[0].new_empty(sum(map(len, values)), values[0].shape[1])
+        stored = values[0].new_empty(sum(map(len, values)), values[0].shape[1])
         for part, value in zip(self.parts, values, strict=True):
-            weight[part.channels] = value
-        return weight
+            stored[part.index] = value
+        return stored if self.cut is None else self.cut.from_rows(stored)
 
 
 @dataclass(frozen=True)
@@ -113,30 +123,31 @@ def finalize_nearest(
 
 
 def _store(network: Network, layer: Layer, planned: LayerPlan, quantizer: Quantizer) -> StoredLayer:
-    chosen = planned.channel_options()
-    weight = rows(layer, network.weight(layer))
+    chosen, cut = planned.strip_options(), planned.layer_cut()
+    weight = cut.to_rows(rows(layer, network.weight(layer)))
     parts = []
     for text in dict.fromkeys(chosen):
-        option = _fitting(layer, text, whole=planned.option is not None)
-        channels = torch.tensor([index for index, other in enumerate(chosen) if other == text])
-        channels_here = channels.to(weight.device)
-        parts.append(StoredPart(channels_here, quantizer.quantize(weight[channels_here], option)))
-    return StoredLayer(layer.name, tuple(parts))
+        option = _fitting(planned, text)
+        strips = [index for index, other in enumerate(chosen) if other == text]
+        index = torch.tensor(cut.strip_rows(strips), device=weight.device)
+        parts.append(StoredPart(index, quantizer.quantize(weight[index], option)))
+    return StoredLayer(layer.name, tuple(parts), cut)
 
 
-def _fitting(layer: Layer, text: str, *, whole: bool) -> Option:
+def _fitting(layer: LayerPlan, text: str) -> Option:
     try:
         option = parse_option(text)
     except InputError as error:
         raise InputError(f"layer '{layer.name}': {error}") from error
-    if option.group > layer.fan_in:
+    row_weights, what = layer.layer_cut().row_weights, "strip" if layer.cut else "channel"
+    if option.group > row_weights:
         raise InputError(
-            f"layer '{layer.name}' has {layer.fan_in} weights per channel; option {text} needs at least "
+            f"layer '{layer.name}' has {row_weights} weights per {what}; option {text} needs at least "
             f"{option.group}"
         )
-    if option.unit is StepUnit.TENSOR and not whole:
+    if option.unit is StepUnit.TENSOR and layer.option is None:
         raise InputError(
             f"layer '{layer.name}': option {text} has one step for the whole tensor and cannot be given to "
-            "some channels only; use it for the whole layer"
+            f"some {what}s only; use it for the whole layer"
         )
     return option

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..allocator import Guard, Measured, Plan
-from ..network import Data, Network, Quality, float_logits, measure_quality
+from ..allocator import DropKind, Guard, Measured, Plan
+from ..network import Data, Network, float_logits, measure_samples
+from .drop import measured_drop
 from .finalize import Finalized
 
-__all__ = ["Candidate", "Judged", "judge", "measure_finalized", "measured"]
+__all__ = ["Candidate", "Finalize", "Judged", "judge", "measure_finalized"]
 
 Finalize = Callable[[Plan], Finalized]
 
@@ -67,7 +68,7 @@ def judge(
         return Judged(_kept(best, None), solved, None)
     other = _candidate(network, uniform, data, reference, finalize)
     guard = Guard(
-        option=uniform.layers[0].channel_options()[0],
+        option=uniform.main_option(),
         uniform_loss=other.quality.loss,
         plan_loss=best.quality.loss,
         kept="uniform" if other.quality.loss < best.quality.loss else "plan",
@@ -77,21 +78,30 @@ def judge(
 
 
 def measure_finalized(
-    network: Network, finalized: Finalized, data: Data, reference: Tensor | None = None
+    network: Network,
+    finalized: Finalized,
+    data: Data,
+    reference: Tensor | None = None,
+    *,
+    drop: DropKind | None = None,
 ) -> Measured:
-    """Quality of finalized weights on some data.
+    """Quality of finalized weights on some data, as documents keep it.
 
     Parameters
     ----------
     reference : Tensor, optional
         `float_logits` of the same data, where at hand.
+    drop : DropKind, optional
+        Which drop to state with its paired interval; none without.
+
+    Raises
+    ------
+    InputError
+        The data has no labels, and the drop needs them.
     """
     reference = float_logits(network, data) if reference is None else reference
-    return measured(measure_quality(network, data, finalized.tensors(network), reference), data)
-
-
-def measured(quality: Quality, data: Data) -> Measured:
-    """A measurement as documents keep it."""
+    samples = measure_samples(network, data, finalized.tensors(network), reference)
+    quality = samples.quality()
     return Measured(
         loss=quality.loss,
         standard_error=quality.standard_error,
@@ -99,6 +109,7 @@ def measured(quality: Quality, data: Data) -> Measured:
         data=data.name,
         accuracy=quality.accuracy,
         float_accuracy=quality.float_accuracy,
+        drop=measured_drop(drop, samples) if drop is not None else None,
     )
 
 

@@ -36,7 +36,7 @@ def same(found: Finalized, expected: Finalized) -> None:
                 left, right = getattr(part.rows, name), getattr(wanted.rows, name)
                 assert left.dtype == right.dtype
                 assert torch.equal(left, right)
-            assert torch.equal(part.channels, wanted.channels)
+            assert torch.equal(part.index, wanted.index)
 
 
 def header_bytes(path: Path) -> int:
@@ -221,8 +221,8 @@ def test_a_file_that_is_not_whole_is_refused(written: Path, change: Change, reas
     [
         (lambda p: p["layers"].pop(), r"layouts and its plan name different layers"),
         (lambda p: p["layers"][0].update(name="other"), r"layouts and its plan name different layers"),
-        (lambda p: p["layers"][3].update(option="w9", channels=None), r"option has 9 bits"),
-        (lambda p: p["layers"][3].update(option="w8", channels=None), r"does not hold what its plan says"),
+        (lambda p: p["layers"][3].update(option="w9", strips=None), r"option has 9 bits"),
+        (lambda p: p["layers"][3].update(option="w8", strips=None), r"does not hold what its plan says"),
         (lambda p: p["layers"][3]["shape"].__setitem__(0, -16), r"layers.3.shape"),
         (lambda p: p["layers"][3]["shape"].__setitem__(0, 2**24), r"shape \[16777216, .* more weights"),
         (
@@ -234,7 +234,7 @@ def test_a_file_that_is_not_whole_is_refused(written: Path, change: Change, reas
             lambda p: p["layers"][3]["shape"].__setitem__(0, 10**12),
             r"layers.3.shape.0: .* less than or equal",
         ),
-        (lambda p: p.update(version=2), r"version"),
+        (lambda p: p.update(version=3), r"version"),
     ],
 )
 def test_a_plan_that_its_tensors_do_not_bear_out_is_refused(

@@ -19,7 +19,7 @@ def edited(plan: Plan, name: str, **update: Any) -> Plan:
     document = plan.model_dump(exclude_none=True)
     (layer,) = (layer for layer in document["layers"] if layer["name"] == name)
     layer.pop("option", None)
-    layer.pop("channels", None)
+    layer.pop("strips", None)
     layer.update(update)
     return Plan.model_validate(document)
 
@@ -27,7 +27,7 @@ def edited(plan: Plan, name: str, **update: Any) -> Plan:
 @pytest.fixture(scope="module")
 def channel_plan(profile: tuple[Profile, ProfileArrays], plan: Plan) -> Plan:
     """A plan with a little room in its budget, in which channels may be edited."""
-    return plan.model_copy(update={"unit": "channel", "budget": "4.2b"})
+    return plan.model_copy(update={"unit": "channel", "budgets": ("4.2b",)})
 
 
 @pytest.mark.parametrize("budget", ["3.5b", "4b", "60KB"])
@@ -60,11 +60,11 @@ def test_an_edit_counts_again_and_drops_what_no_longer_holds(channel_plan: Plan)
 
 
 def test_channels_of_an_edited_layer_pay_for_the_codes_that_name_their_options(channel_plan: Plan) -> None:
-    accepted = accept_edits(edited(channel_plan, "stem", channels={"w2": "0-3", "w8": "4-15"}))
+    accepted = accept_edits(edited(channel_plan, "stem", strips={"w2": "0-3", "w8": "4-15"}))
     layer = next(layer for layer in accepted.layers if layer.name == "stem")
     options = [parse_option("w2")] * 4 + [parse_option("w8")] * 12
     assert layer.size_bits == stored_bits(options, 9, len(channel_plan.options))
-    assert layer.channel_options() == ("w2",) * 4 + ("w8",) * 12
+    assert layer.strip_options() == ("w2",) * 4 + ("w8",) * 12
 
 
 def test_a_size_written_by_hand_is_counted_again(channel_plan: Plan) -> None:
@@ -84,3 +84,54 @@ def test_an_edit_over_the_budget_is_refused_and_says_by_how_much(plan: Plan) -> 
 def test_an_option_outside_the_plans_set_is_refused_with_the_layer(plan: Plan, option: str) -> None:
     with pytest.raises(InputError, match=rf"layer 'stem' has option {option}, which is not in the plan's"):
         accept_edits(edited(plan, "stem", option=option))
+
+
+def limited(plan: Plan, **update: Any) -> Plan:
+    """A plan with other limits, in which nothing was edited."""
+    return Plan.model_validate(plan.model_dump(exclude_none=True) | update)
+
+
+def test_an_edit_against_a_constraint_names_the_rule(plan: Plan) -> None:
+    names = [layer.name for layer in plan.layers]
+    pinned = limited(plan, constraints={"pin": {"stem": plan.layers[0].option}}, budgets=("40b",))
+    assert accept_edits(pinned) is pinned
+    other = next(option for option in ("w2", "w8") if option != plan.layers[0].option)
+    with pytest.raises(InputError, match=rf"layer 'stem' has option {other}, against .* rule 'pin stem=w"):
+        accept_edits(edited(pinned, "stem", option=other))
+    same = edited(edited(plan, names[1], option="w4"), names[2], option="w4")
+    tied = limited(same, constraints={"tie": [[names[1], names[2]]]}, budgets=("40b",))
+    accept_edits(tied)
+    with pytest.raises(
+        InputError, match=rf"{names[1]}, {names[2]} are tied in this plan, but have .* w4, w8"
+    ):
+        accept_edits(edited(tied, names[2], option="w8"))
+
+
+def test_a_rule_written_into_a_plan_that_breaks_it_is_noticed(plan: Plan) -> None:
+    option = plan.layers[0].option
+    broken = limited(plan, constraints={"forbid": {"stem": [option]}})
+    with pytest.raises(
+        InputError, match=rf"layer 'stem' has option {option}, against the plan's rule 'forbid"
+    ):
+        accept_edits(broken)
+
+
+def test_an_edit_over_a_budget_of_another_quantity_names_it_and_costs_are_counted_again(plan: Plan) -> None:
+    costs = {layer.name: {option: float(i) for i, option in enumerate(plan.options)} for layer in plan.layers}
+    chosen = {layer.name: layer.option or "" for layer in plan.layers}
+    latency = sum(costs[name][option] for name, option in chosen.items())
+    # Options stand in the order of their bits, so w8 is the last and the slowest.
+    name = next(name for name, option in chosen.items() if option != "w8")
+    more = costs[name]["w8"] - costs[name][chosen[name]]
+    given = limited(plan, tables={"latency": costs}, budgets=("40b", f"latency={latency + more}"))
+    accepted = accept_edits(edited(given, name, option="w8"))
+    assert accepted.complexity.costs == {"latency": latency + more}
+    tight = limited(given, budgets=("40b", f"latency={latency}"))
+    message = rf"the edited plan has latency [\d.]+, {more:g} more than its budget latency={latency} allows"
+    with pytest.raises(InputError, match=message):
+        accept_edits(edited(tight, name, option="w8"))
+
+
+def test_a_budget_of_a_quantity_without_a_table_is_refused(plan: Plan) -> None:
+    with pytest.raises(InputError, match="budget latency=3 limits latency, but its tables are none"):
+        accept_edits(limited(plan, budgets=("4b", "latency=3")))

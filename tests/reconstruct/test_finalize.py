@@ -45,7 +45,7 @@ def test_codes_and_steps_are_those_of_the_quantizer_and_in_range(
             continue
         (part,) = stored.parts
         expected = QUANTIZER.quantize(rows(layer, network.weight(layer)), parse_option(option))
-        assert part.channels.tolist() == list(range(layer.channels))
+        assert part.index.tolist() == list(range(layer.channels))
         assert part.rows.option == parse_option(option)
         assert torch.equal(part.rows.codes, expected.codes)
         assert torch.equal(part.rows.steps, expected.steps)
@@ -66,12 +66,12 @@ def test_mixed_channels_are_each_stored_under_their_own_option(
         found = stored.dequantize()
         seen: list[int] = []
         for part in stored.parts:
-            channels = part.channels.tolist()
+            channels = part.index.tolist()
             assert channels == sorted(channels)
             assert {mix[layer.name][channel] for channel in channels} == {str(part.rows.option)}
             # Channels with steps of their own do not depend on which others they are stored with.
             alone = QUANTIZER.quantize(weight, part.rows.option).dequantize()
-            assert torch.equal(found[part.channels], alone[part.channels])
+            assert torch.equal(found[part.index], alone[part.index])
             seen.extend(channels)
         assert sorted(seen) == list(range(layer.channels))
 
@@ -145,7 +145,7 @@ def test_a_plan_for_another_shape_is_refused_by_the_layer(network: Network, plan
         ({"option": "w9"}, r"layer 'depthwise': option has 9 bits"),
         ({"option": "four"}, r"layer 'depthwise': 'four' is not an option"),
         (
-            {"option": None, "channels": {"w4t": "0-7", "w4": "8-15"}},
+            {"option": None, "strips": {"w4t": "0-7", "w4": "8-15"}},
             r"layer 'depthwise': option w4t has one step for the whole tensor",
         ),
     ],
