@@ -2,60 +2,76 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
-
 import typer
 
-from ..allocator import parse_budget, read_plan, write_plan
+from ..allocator import read_plan, write_plan
 from ..errors import InputError
-from ..quantizer import PointFit, Quantizer, Rounding, StepSearch, parse_options
-from ..sensitivity import FisherSettings, Labels, check_feasible, read_profile, solve_plan
+from ..quantizer import PointFit, Rounding, StepSearch
+from ..sensitivity import Labels, check_feasible, read_profile, solve_plan, with_confidence
 from .arguments import (
+    OPTIONS,
+    OUT,
     BudgetArg,
+    ComparedBudgetArg,
+    ConstraintsArg,
     CorrectArg,
     DataArg,
     DeviceArg,
-    DocumentArg,
     DrawsArg,
     EvalArg,
+    ExcludeArg,
     FitArg,
+    ForbidArg,
     ForceArg,
     JsonArg,
     LabelsArg,
+    LayerOptionsArg,
+    LosslessArg,
+    MaxDropArg,
     MeanArg,
     MemoryArg,
     MethodArg,
     MethodChoice,
     ModelArg,
-    NeededBudgetArg,
+    ObjectiveArg,
+    ObjectiveChoice,
     OptionsArg,
     OutArg,
+    PinArg,
     PlanArg,
     PowerArg,
     ProfileArg,
+    ProfileUnitArg,
     QuietArg,
+    RefineArg,
     RoundingArg,
-    RunArg,
     SamplesArg,
     SearchArg,
     SeedArg,
-    SolveUnit,
     SolveUnitArg,
     StdArg,
+    TableArg,
+    TieArg,
     TimeArg,
     UnitArg,
-    UnitChoice,
+    UntilStableArg,
     VersionArg,
     WeightsArg,
 )
 from .charts import draw_charts
 from .console import Reporter
+from .early import given_options, refuse_early_options
 from .folder import RunFolder
-from .inputs import Source, bytes_of, numbers_of
-from .stages import Job, Scoring
+from .frontier import frontier
+from .inputs import source_of
+from .limits import check_unit, limits_of
+from .lossless import ANY_SIZE, searched_data, tolerance_of
+from .reading import evaluate, plot, show
+from .report import print_json, report_plan, warn_of_doubt
+from .scoring import scoring_of
+from .stages import Job
 from .tables import plan_lines, plan_table, profile_table, quality_table
+from .until_stable import check_until_stable, load_for_rounds, stable_profile
 
 __all__ = ["app"]
 
@@ -77,15 +93,15 @@ allows, prove how close to optimal that is, and write the quantized network.
   allocate --budget 4.5b --options w4x1..2 --unit channel
       hardware that knows 4 bits only: one or two 4-bit points per output channel
 
+  allocate --lossless --model net.pt2 --data calib.npz --eval-data labelled.npz
+      the smallest network that loses at most 0.1 points of accuracy, measured
+
 [bold]Budgets[/bold]: 4b (average stored bits per quantized weight, overheads included), 1.2MB or 300KiB
 (the whole file), 25% (of the float network).
 
 [bold]Stages[/bold]: the same job in steps that can be cut and resumed: profile, solve, finalize, evaluate,
-show, plot. Each reads and writes documents in the --out folder.
+frontier, show, plot. Each reads and writes documents in the --out folder.
 """
-
-OUT = Path("apportion-run")
-OPTIONS = "w2..8"
 
 app = typer.Typer(
     name="allocate",
@@ -100,6 +116,8 @@ app = typer.Typer(
 def allocate(
     context: typer.Context,
     budget: BudgetArg = None,
+    lossless: LosslessArg = False,
+    max_drop: MaxDropArg = None,
     model: ModelArg = None,
     weights: WeightsArg = None,
     data: DataArg = None,
@@ -116,7 +134,16 @@ def allocate(
     rounding: RoundingArg = Rounding.NEAREST,
     points: FitArg = PointFit.JOINT,
     memory: MemoryArg = "2GiB",
-    unit: UnitArg = UnitChoice.AUTO,
+    table: TableArg = None,
+    constraints: ConstraintsArg = None,
+    tie: TieArg = None,
+    pin: PinArg = None,
+    exclude: ExcludeArg = None,
+    forbid: ForbidArg = None,
+    layer_options: LayerOptionsArg = None,
+    unit: UnitArg = "auto",
+    objective: ObjectiveArg = ObjectiveChoice.AUTO,
+    refine: RefineArg = 0,
     bias_correction: CorrectArg = False,
     time_limit: TimeArg = None,
     out: OutArg = OUT,
@@ -128,38 +155,62 @@ def allocate(
     version: VersionArg = False,
 ) -> None:
     if context.invoked_subcommand is not None:
-        _refuse_early_options(context)
+        refuse_early_options(context)
         return
-    if not _given(context):
+    if not given_options(context):
         typer.echo(context.get_help())
         return
-    if budget is None:
-        raise InputError("say how much may be spent: --budget 4b, or 300KiB, or 25%")
-    parse_budget(budget)
-    if unit is UnitChoice.CHANNEL and method is MethodChoice.EXACT:
+    unit = check_unit(unit)
+    limits = limits_of(constraints, budget, tie, pin, exclude, forbid, layer_options, table)
+    tolerance = tolerance_of(lossless, max_drop, limits.budgets)
+    if unit not in ("auto", "layer") and method is MethodChoice.EXACT:
         raise InputError("--method exact scores whole layers; use --unit layer with it, or --method fisher")
-    scoring = _scoring(options, method, labels, draws, seed, search, p, rounding, points, memory)
-    source = _source(model, weights, data, eval_data, mean, std, samples, device)
+    if tolerance is not None and (refine or objective is not ObjectiveChoice.AUTO):
+        raise InputError("--refine and --objective go with --budget; a lossless search chooses for itself")
+    if method is MethodChoice.EXACT and (refine or objective is ObjectiveChoice.JOINT):
+        raise InputError("--refine and --objective joint need Fisher scores; use --method fisher")
+    scoring = scoring_of(options, method, labels, draws, seed, search, p, rounding, points, memory, unit)
+    source = source_of(model, weights, data, eval_data, mean, std, samples, device)
     reporter, folder = Reporter(quiet), RunFolder(out)
     folder.prepare(folder.finished(), force=force)
     job = Job(folder, reporter)
-    inputs = source.load()
-    # With auto, a plan per layer is enough.
-    check_feasible(inputs.network, scoring.options, budget, "channel" if unit == "channel" else "layer")
+    inputs = source.load().without(limits.constraints.exclude)
+    if tolerance is not None:
+        searched_data(inputs, tolerance)
+    check_feasible(
+        inputs.network,
+        scoring.options,
+        limits.budgets or (ANY_SIZE,),
+        # With auto, a plan per layer is enough.
+        "layer" if unit == "auto" else unit,
+        constraints=limits.constraints,
+        tables=limits.tables,
+    )
     profile, arrays = job.profile(inputs, scoring, force=force)
-    plans = job.solve(profile, arrays, budget, unit.value, time_limit)
-    judged = job.finalize(inputs, profile, plans, correct=bias_correction)
+    if tolerance is None:
+        plans = job.solve(profile, arrays, limits, unit, objective.objective(), time_limit)
+        if refine:
+            plans = [job.refine(inputs, profile, arrays, plans[0], refine), *plans]
+        judged = job.finalize(inputs, profile, plans, correct=bias_correction)
+    else:
+        judged = job.least(
+            inputs, profile, arrays, limits, tolerance, unit, correct=bias_correction, time_limit_s=time_limit
+        )
     uniform = judged.uniform
     plan, uniform_quality = judged.kept.plan, uniform.quality if uniform else None
     competing = [judged.kept.finalized, *([uniform.finalized] if uniform else [])]
-    held_out = job.judge_held_out(inputs, competing)
+    # A search on the held-out data has measured there already, with the drop.
+    searched_there = tolerance is not None and searched_data(inputs, tolerance) is inputs.held_out
+    held_out = [] if searched_there else job.judge_held_out(inputs, competing)
     if held_out:
         plan = plan.model_copy(update={"measured": held_out[0]})
         uniform_quality = held_out[1] if uniform else None
+    plan = with_confidence(profile, arrays, plan)
+    warn_of_doubt(plan, reporter)
     job.save(inputs, plan, judged.kept.finalized)
     charts = draw_charts(folder, profile, arrays, plan)
     if json_:
-        _print_json(plan, folder, seconds=job.seconds, charts=charts)
+        print_json(plan, folder, seconds=job.seconds, charts=charts)
         return
     reporter.result(plan_table(plan))
     reporter.result(quality_table(plan, uniform.plan if uniform else None, uniform_quality))
@@ -179,6 +230,8 @@ def profile(
     mean: MeanArg = None,
     std: StdArg = None,
     samples: SamplesArg = 512,
+    until_stable: UntilStableArg = False,
+    budget: ComparedBudgetArg = None,
     options: OptionsArg = OPTIONS,
     method: MethodArg = MethodChoice.FISHER,
     labels: LabelsArg = Labels.PROJECTED,
@@ -188,6 +241,8 @@ def profile(
     rounding: RoundingArg = Rounding.NEAREST,
     points: FitArg = PointFit.JOINT,
     memory: MemoryArg = "2GiB",
+    unit: ProfileUnitArg = "channel",
+    exclude: ExcludeArg = None,
     out: OutArg = OUT,
     force: ForceArg = False,
     seed: SeedArg = 0,
@@ -196,12 +251,19 @@ def profile(
     quiet: QuietArg = False,
 ) -> None:
     """Score every option of every layer: writes profile.json; an interrupted run goes on where it stopped."""
-    scoring = _scoring(options, method, labels, draws, seed, search, p, rounding, points, memory)
-    source = _source(model, weights, data, None, mean, std, samples, device)
+    check_until_stable(until_stable, method.value, budget or ())
+    scoring = scoring_of(
+        options, method, labels, draws, seed, search, p, rounding, points, memory, check_unit(unit)
+    )
+    source = source_of(model, weights, data, None, mean, std, samples, device)
     reporter, folder = Reporter(quiet), RunFolder(out)
     folder.prepare((), force=force)
-    job = Job(folder, reporter)
-    scores, _ = job.profile(source.load(), scoring, force=force)
+    if until_stable:
+        inputs = load_for_rounds(source).without(exclude or ())
+        scores = stable_profile(inputs, scoring, budget or (), unit, folder, reporter, force=force)
+    else:
+        inputs = source.load().without(exclude or ())
+        scores, _ = Job(folder, reporter).profile(inputs, scoring, force=force)
     if json_:
         typer.echo(scores.model_dump_json(exclude_none=True))
     else:
@@ -210,9 +272,17 @@ def profile(
 
 @app.command()
 def solve(
-    budget: NeededBudgetArg,
+    budget: BudgetArg = None,
+    table: TableArg = None,
+    constraints: ConstraintsArg = None,
+    tie: TieArg = None,
+    pin: PinArg = None,
+    exclude: ExcludeArg = None,
+    forbid: ForbidArg = None,
+    layer_options: LayerOptionsArg = None,
     profile: ProfileArg = None,
-    unit: SolveUnitArg = SolveUnit.CHANNEL,
+    unit: SolveUnitArg = "channel",
+    objective: ObjectiveArg = ObjectiveChoice.AUTO,
     time_limit: TimeArg = None,
     out: OutArg = OUT,
     force: ForceArg = False,
@@ -220,12 +290,25 @@ def solve(
     quiet: QuietArg = False,
 ) -> None:
     """Choose the options for a budget from a profile: writes plan.json; nothing is measured again."""
+    limits = limits_of(constraints, budget, tie, pin, exclude, forbid, layer_options, table)
+    if not limits.budgets:
+        raise InputError("say how much may be spent: --budget 4b, or 300KiB, or 25%")
     reporter, folder = Reporter(quiet), RunFolder(out)
     scores, arrays = read_profile(profile or folder.profile)
-    plan = solve_plan(scores, arrays, budget, unit.value, time_limit_s=time_limit)
+    plan = solve_plan(
+        scores,
+        arrays,
+        limits.budgets,
+        check_unit(unit),
+        objective=objective.objective(),
+        constraints=limits.constraints,
+        tables=limits.tables,
+        time_limit_s=time_limit,
+    )
+    plan = with_confidence(scores, arrays, plan)
     folder.prepare((folder.plan,), force=force)
     write_plan(folder.plan, plan)
-    _report(plan, folder, reporter, json_)
+    report_plan(plan, folder, reporter, json_)
 
 
 @app.command()
@@ -251,12 +334,12 @@ def finalize(
     The best uniform plan within the budget competes, and is kept where it measures better; not with a plan
     edited by hand, unless --profile is given.
     """
-    source = _source(model, weights, data, eval_data, mean, std, samples, device)
+    source = source_of(model, weights, data, eval_data, mean, std, samples, device)
     reporter, folder = Reporter(quiet), RunFolder(out)
     job = Job(folder, reporter)
     stored = read_plan(plan or folder.plan)
     folder.prepare(folder.finished()[1:] if plan is None else folder.finished(), force=force)
-    inputs = source.load()
+    inputs = source.load().without(stored.constraints.exclude if stored.constraints else ())
     chosen = job.edited(stored, inputs.network)
     judged = job.finalize(inputs, job.profile_of(chosen, profile), [chosen], correct=bias_correction)
     kept = judged.kept.plan
@@ -264,113 +347,8 @@ def finalize(
     if held_out:
         kept = kept.model_copy(update={"measured": held_out[0]})
     job.save(inputs, kept, judged.kept.finalized)
-    _report(kept, folder, reporter, json_)
+    report_plan(kept, folder, reporter, json_)
 
 
-@app.command()
-def evaluate(
-    run: RunArg = OUT,
-    model: ModelArg = None,
-    weights: WeightsArg = None,
-    data: DataArg = None,
-    mean: MeanArg = None,
-    std: StdArg = None,
-    device: DeviceArg = "cpu",
-    json_: JsonArg = False,
-) -> None:
-    """Measure a finished run against the float network on other data; nothing is written."""
-    source = _source(model, weights, data, data, mean, std, None, device)
-    job = Job(RunFolder(run), Reporter())
-    plan, quality = job.evaluate(source.load(), run)
-    if json_:
-        typer.echo(quality.model_dump_json(exclude_none=True))
-    else:
-        job.reporter.result(quality_table(plan.model_copy(update={"measured": quality}), None, None))
-
-
-@app.command()
-def show(document: DocumentArg = OUT, json_: JsonArg = False) -> None:
-    """Print a plan or a profile as a table."""
-    reporter = Reporter()
-    path = document / "plan.json" if document.is_dir() else document
-    if path.is_file() and path.name.startswith("profile"):
-        scores, _ = read_profile(path)
-        if json_:
-            typer.echo(scores.model_dump_json(exclude_none=True))
-        else:
-            reporter.result(profile_table(scores))
-        return
-    _report(read_plan(path), RunFolder(path.parent), reporter, json_)
-
-
-@app.command()
-def plot(run: RunArg = OUT, quiet: QuietArg = False) -> None:
-    """Draw the charts of a run again from its documents."""
-    folder = RunFolder(run)
-    scores, arrays = read_profile(folder.profile)
-    plan = read_plan(folder.plan) if folder.plan.exists() else None
-    Reporter(quiet).say(f"wrote {', '.join(draw_charts(folder, scores, arrays, plan))} to {run}")
-
-
-def _report(plan: Any, folder: RunFolder, reporter: Reporter, json_: bool) -> None:
-    if json_:
-        _print_json(plan, folder)
-        return
-    reporter.result(plan_table(plan))
-    for line in plan_lines(plan):
-        reporter.result(line)
-
-
-def _print_json(plan: Any, folder: RunFolder, **extra: Any) -> None:
-    typer.echo(
-        json.dumps(
-            {"folder": str(folder.path), "plan": plan.model_dump(mode="json", exclude_none=True), **extra}
-        )
-    )
-
-
-def _scoring(
-    options: str,
-    method: MethodChoice,
-    labels: Labels,
-    draws: int,
-    seed: int,
-    search: StepSearch,
-    p: float,
-    rounding: Rounding,
-    points: PointFit,
-    memory: str,
-) -> Scoring:
-    settings = FisherSettings(labels=labels, draws=draws, seed=seed, memory_bytes=bytes_of(memory))
-    quantizer = Quantizer(search=search, p=p, rounding=rounding, fit=points)
-    return Scoring(parse_options(options), quantizer, method.value, settings)
-
-
-def _source(
-    model: str | None,
-    weights: Path | None,
-    data: str | None,
-    eval_data: str | None,
-    mean: str | None,
-    std: str | None,
-    samples: int | None,
-    device: str,
-) -> Source:
-    return Source(
-        model, weights, data, eval_data, numbers_of(mean, "--mean"), numbers_of(std, "--std"), samples, device
-    )
-
-
-def _given(context: typer.Context) -> list[str]:
-    """Parameters that were written on the command line."""
-    sources = {name: context.get_parameter_source(name) for name in context.params}
-    return [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
-
-
-def _refuse_early_options(context: typer.Context) -> None:
-    """Options before a stage's name would be ignored without a word."""
-    for name in _given(context):
-        option, stage = name.rstrip("_").replace("_", "-"), context.invoked_subcommand
-        raise InputError(
-            f"--{option} stands before '{stage}'; write it behind: allocate {stage} --{option} ..."
-        )
+for stage in (frontier, evaluate, show, plot):
+    app.command()(stage)

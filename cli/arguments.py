@@ -10,61 +10,79 @@ from typing import Annotated
 import typer
 
 from ..quantizer import PointFit, Rounding, StepSearch
-from ..sensitivity import Labels
+from ..sensitivity import Labels, Objective
 
 __all__ = [
+    "OPTIONS",
+    "OUT",
     "BudgetArg",
+    "ComparedBudgetArg",
+    "ConstraintsArg",
     "CorrectArg",
+    "CountArg",
     "DataArg",
     "DeviceArg",
     "DocumentArg",
     "DrawsArg",
     "EvalArg",
+    "ExcludeArg",
     "FitArg",
+    "ForbidArg",
     "ForceArg",
+    "FromArg",
     "JsonArg",
     "LabelsArg",
+    "LayerOptionsArg",
+    "LosslessArg",
+    "MaxDropArg",
     "MeanArg",
     "MemoryArg",
     "MethodArg",
     "MethodChoice",
     "ModelArg",
-    "NeededBudgetArg",
+    "ObjectiveArg",
+    "ObjectiveChoice",
     "OptionsArg",
     "OutArg",
+    "PinArg",
     "PlanArg",
     "PowerArg",
     "ProfileArg",
+    "ProfileUnitArg",
     "QuietArg",
+    "RefineArg",
     "RoundingArg",
     "RunArg",
     "SamplesArg",
     "SearchArg",
     "SeedArg",
-    "SolveUnit",
     "SolveUnitArg",
     "StdArg",
+    "TableArg",
+    "TieArg",
     "TimeArg",
+    "ToArg",
     "UnitArg",
-    "UnitChoice",
+    "UntilStableArg",
     "VersionArg",
     "WeightsArg",
 ]
 
 
-class UnitChoice(enum.StrEnum):
-    """What an option is chosen for."""
+OUT = Path("apportion-run")
+OPTIONS = "w2..8"
+
+
+class ObjectiveChoice(enum.StrEnum):
+    """Which loss a plan minimises."""
 
     AUTO = "auto"
-    LAYER = "layer"
-    CHANNEL = "channel"
+    ADDITIVE = "additive"
+    JOINT = "joint"
 
-
-class SolveUnit(enum.StrEnum):
-    """What an option is chosen for, where nothing can be measured."""
-
-    LAYER = "layer"
-    CHANNEL = "channel"
+    def objective(self) -> Objective | None:
+        """What the solver is told; None where it shall choose."""
+        return None if self is ObjectiveChoice.AUTO else Objective(self.value)
 
 
 class MethodChoice(enum.StrEnum):
@@ -80,7 +98,7 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-NETWORK, SCORES, RUN = "Network and data", "Scores", "Run"
+NETWORK, SCORES, LIMITS, RUN = "Network and data", "Scores", "Budgets and constraints", "Run"
 
 ModelArg = Annotated[
     str | None,
@@ -115,6 +133,23 @@ StdArg = Annotated[str | None, typer.Option(help="Standard deviation per channel
 SamplesArg = Annotated[
     int, typer.Option(min=2, help="Use at most this many calibration inputs.", rich_help_panel=NETWORK)
 ]
+UntilStableArg = Annotated[
+    bool,
+    typer.Option(
+        "--until-stable",
+        help="Double the inputs, from 64 up to --samples, until the plans no longer change.",
+        rich_help_panel=NETWORK,
+    ),
+]
+ComparedBudgetArg = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--budget",
+        help="With --until-stable: a size at which plans are compared, may be repeated; default: three.",
+        show_default=False,
+        rich_help_panel=NETWORK,
+    ),
+]
 OptionsArg = Annotated[
     str,
     typer.Option(
@@ -143,23 +178,98 @@ FitArg = Annotated[
 MemoryArg = Annotated[
     str, typer.Option(help="Bound of the working memory for scores.", rich_help_panel=SCORES)
 ]
+UNITS = (
+    "layer, channel (each output channel), tile:16 (16 channels share an option) or inputs:64 (64 input "
+    "weights of a linear layer share one)"
+)
+ProfileUnitArg = Annotated[
+    str,
+    typer.Option(
+        "--unit",
+        help="What options will be chosen for: inputs:64 needs scores of its own, all others share theirs.",
+        rich_help_panel=SCORES,
+    ),
+]
 SolveUnitArg = Annotated[
-    SolveUnit, typer.Option(help="Choose per layer or per output channel.", rich_help_panel=RUN)
+    str, typer.Option("--unit", help=f"What an option is chosen for: {UNITS}.", rich_help_panel=RUN)
 ]
 UnitArg = Annotated[
-    UnitChoice,
+    str,
     typer.Option(
-        help="Choose per layer or per output channel; auto solves both and keeps the one that measures "
-        "better.",
+        help=f"What an option is chosen for: {UNITS}; auto solves per layer and per channel and keeps what "
+        "measures better.",
         rich_help_panel=RUN,
     ),
 ]
-NeededBudgetArg = Annotated[
-    str, typer.Option("--budget", help="The limit: 4b, 1.2MB, 300KiB, 25%.", rich_help_panel=RUN)
-]
 BudgetArg = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A limit: 4b, 1.2MB, 300KiB, 25%, bops=2.5G, or one on a --table such as latency=3.5; may be "
+        "repeated, and all are kept.",
+        show_default=False,
+        rich_help_panel=LIMITS,
+    ),
+]
+CountArg = Annotated[
+    int, typer.Option(min=1, max=1000, help="Number of budgets to measure.", rich_help_panel=LIMITS)
+]
+FromArg = Annotated[
     str | None,
-    typer.Option(help="The limit: 4b, 1.2MB, 300KiB, 25%.", show_default=False, rich_help_panel=RUN),
+    typer.Option(
+        "--from", help="First budget, such as 2.5b; default: the least there is.", rich_help_panel=LIMITS
+    ),
+]
+ToArg = Annotated[
+    str | None,
+    typer.Option("--to", help="Last budget; default: all that helps is bought.", rich_help_panel=LIMITS),
+]
+LosslessArg = Annotated[
+    bool,
+    typer.Option("--lossless", help="In place of a budget: --max-drop 0.1%.", rich_help_panel=LIMITS),
+]
+MaxDropArg = Annotated[
+    str | None,
+    typer.Option(
+        help="In place of a budget, what may be lost: 0.1% (accuracy points), 0.01kl (KL to the float "
+        "network) or 1%ppl (perplexity). The least size within it is searched with about a dozen true "
+        "measurements.",
+        show_default=False,
+        rich_help_panel=LIMITS,
+    ),
+]
+TableArg = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Costs of a quantity, latency=FILE: .csv with layer,option,cost, or .json of the same.",
+        rich_help_panel=LIMITS,
+    ),
+]
+ConstraintsArg = Annotated[
+    Path | None,
+    typer.Option(help="A TOML file of budgets, tables and all that follows.", rich_help_panel=LIMITS),
+]
+TieArg = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Layers that share one option: 'layer1.*.conv1' or 'q,k,v'; auto: all that read one input.",
+        rich_help_panel=LIMITS,
+    ),
+]
+PinArg = Annotated[
+    list[str] | None,
+    typer.Option(help="The option of some layers: conv1=w8.", rich_help_panel=LIMITS),
+]
+ExcludeArg = Annotated[
+    list[str] | None,
+    typer.Option(help="Layers that stay float: 'head.*'.", rich_help_panel=LIMITS),
+]
+ForbidArg = Annotated[
+    list[str] | None,
+    typer.Option(help="Options that some layers must not have: 'layer3.*=w2,w3'.", rich_help_panel=LIMITS),
+]
+LayerOptionsArg = Annotated[
+    list[str] | None,
+    typer.Option(help="The only options that some layers may have: fc=w6..8.", rich_help_panel=LIMITS),
 ]
 CorrectArg = Annotated[
     bool, typer.Option("--bias-correction", help="Take back the mean shift of rounding.", rich_help_panel=RUN)
@@ -167,6 +277,21 @@ CorrectArg = Annotated[
 TimeArg = Annotated[
     float | None,
     typer.Option(min=0.001, help="Seconds after which the exact solver stops.", rich_help_panel=RUN),
+]
+ObjectiveArg = Annotated[
+    ObjectiveChoice,
+    typer.Option(
+        help="additive: losses of units add up. joint: with their interactions. auto: joint below the layer.",
+        rich_help_panel=RUN,
+    ),
+]
+RefineArg = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="Move the plan while its measured loss falls, with at most this many measurements.",
+        rich_help_panel=RUN,
+    ),
 ]
 OutArg = Annotated[Path, typer.Option("--out", "-o", help="Folder for all results.", rich_help_panel=RUN)]
 ForceArg = Annotated[bool, typer.Option("--force", help="Replace what is there.", rich_help_panel=RUN)]
@@ -185,7 +310,9 @@ ProfileArg = Annotated[
     typer.Option("--profile", help="The profile; default: the one in --out.", rich_help_panel=RUN),
 ]
 RunArg = Annotated[Path, typer.Argument(help="Folder of a run.")]
-DocumentArg = Annotated[Path, typer.Argument(help="Folder of a run, a plan.json or a profile.json.")]
+DocumentArg = Annotated[
+    Path, typer.Argument(help="Folder of a run, a plan.json, a profile.json or a frontier.json.")
+]
 VersionArg = Annotated[
     bool,
     typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_print_version),

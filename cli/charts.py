@@ -16,7 +16,7 @@ from ..sensitivity import (
     Profile,
     ProfileArrays,
     draw_sensitivity,
-    problem_of,
+    pose,
     sensitivity_data,
     uniform_options,
 )
@@ -33,7 +33,7 @@ def draw_charts(
     if plan is not None:
         # A uniform plan that was kept stands on the curve of the layer plans it competed with.
         unit = plan.unit if arrays is not None else "layer"
-        curve = pareto_curve(problem_of(profile, arrays, unit, 0))
+        curve = pareto_curve(pose(profile, arrays, unit, constraints=plan.constraints).problem)
         point, uniform = _points(profile, arrays, plan)
         figures["pareto"] = draw_pareto(pareto_data(curve, plan.complexity, plan=point, uniform=uniform))
         figures["plan"] = draw_plan(plan_data(plan))
@@ -58,6 +58,8 @@ def _points(
             predicted,
             guard.uniform_loss if guard is not None and guard.option == option else None,
         )
-        for option, (size_bits, predicted) in uniform_options(profile, arrays, plan.unit).items()
+        for option, (size_bits, predicted) in uniform_options(
+            profile, arrays, plan.unit, plan.constraints
+        ).items()
     ]
     return ParetoPoint("plan", weight_bits, plan.predicted_loss, measured), uniform

@@ -35,6 +35,11 @@ class RunFolder:
         """The plan."""
         return self.path / "plan.json"
 
+    @property
+    def frontier(self) -> Path:
+        """The measured frontier."""
+        return self.path / "frontier.json"
+
     def finished(self) -> tuple[Path, ...]:
         """What finalizing writes."""
         return self.plan, self.path / WEIGHTS, self.path / PROGRAM

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from ..allocator import match_layers
 from ..demo import digits_data, digits_network
 from ..errors import InputError
 from ..network import Data, Network, capture, check_data, load_data, load_model
 
-__all__ = ["DEMO", "Inputs", "Source", "bytes_of", "numbers_of"]
+__all__ = ["DEMO", "Inputs", "Source", "bytes_of", "source_of"]
 
 DEMO = "digits"
 """Name of the embedded network and data, used when no model is given."""
@@ -30,6 +32,19 @@ class Inputs:
     network: Network
     calibration: Data
     held_out: Data | None
+
+    def without(self, patterns: Sequence[str]) -> Inputs:
+        """The same with some layers left float.
+
+        Raises
+        ------
+        InputError
+            A pattern that matches no layer, or no layer would be left.
+        """
+        names = [layer.name for layer in self.network.layers]
+        rows = {row for pattern in patterns for row in match_layers(pattern, names, f"exclude {pattern}")}
+        out = [names[row] for row in sorted(rows)]
+        return replace(self, network=self.network.without(out, "excluded"))
 
 
 @dataclass(frozen=True)
@@ -85,20 +100,33 @@ class Source:
         return load_data(spec, mean=self.mean, std=self.std, limit=limit)
 
 
-def numbers_of(text: str | None, option: str) -> tuple[float, ...] | None:
-    """Comma-separated numbers, such as a mean per colour.
+def source_of(
+    model: str | None,
+    weights: Path | None,
+    data: str | None,
+    eval_data: str | None,
+    mean: str | None,
+    std: str | None,
+    samples: int | None,
+    device: str,
+) -> Source:
+    """A source from arguments as they are written.
 
     Raises
     ------
     InputError
-        Not numbers; names the option.
+        A mean or deviation that is no list of numbers.
     """
-    if text is None:
-        return None
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise InputError(f"{option} is '{text}'; give numbers such as 0.485,0.456,0.406") from error
+    return Source(
+        model,
+        weights,
+        data,
+        eval_data,
+        _numbers_of(mean, "--mean"),
+        _numbers_of(std, "--std"),
+        samples,
+        device,
+    )
 
 
 def bytes_of(text: str) -> int:
@@ -114,6 +142,15 @@ def bytes_of(text: str) -> int:
     if not LEAST_MEMORY <= size <= GREATEST_MEMORY:
         raise InputError(f"--memory is '{text}'; give a size from 1MiB to 1024TiB, such as 2GiB or 500MB")
     return int(size)
+
+
+def _numbers_of(text: str | None, option: str) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError(f"{option} is '{text}'; give numbers such as 0.485,0.456,0.406") from error
 
 
 def _first(data: Data, count: int | None) -> Data:

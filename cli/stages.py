@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
-from ..allocator import Measured, Plan, check_layers, write_plan
+from ..allocator import Measured, Plan, Tolerance, check_layers, write_plan
 from ..errors import InfeasibleError, InputError
 from ..export import WEIGHTS, read_packed, save_network
 from ..network import Network, float_logits
-from ..quantizer import Option, Quantizer, StepUnit
 from ..reconstruct import (
     Finalized,
     Judged,
     accept_edits,
+    can_measure,
     correct_biases,
     finalize_nearest,
     judge,
@@ -24,35 +24,28 @@ from ..reconstruct import (
     measure_finalized,
 )
 from ..sensitivity import (
-    FisherSettings,
+    Objective,
     Profile,
     ProfileArrays,
+    RefineStep,
     best_uniform_plan,
     check_profile,
     ledger_of,
     measure_profile,
     profile_fingerprint,
     read_profile,
+    refine_plan,
     solve_plan,
     write_profile,
 )
 from .console import Reporter
 from .folder import RunFolder
 from .inputs import Inputs
+from .limits import Limits
+from .lossless import competing_units, least_plan
+from .scoring import Scoring
 
-__all__ = ["Job", "Scoring", "Unit"]
-
-Unit = Literal["auto", "layer", "channel"]
-
-
-@dataclass(frozen=True)
-class Scoring:
-    """How a profile is measured."""
-
-    options: tuple[Option, ...]
-    quantizer: Quantizer
-    method: Literal["fisher", "exact"]
-    settings: FisherSettings
+__all__ = ["Job"]
 
 
 @dataclass
@@ -108,24 +101,82 @@ class Job:
         self,
         profile: Profile,
         arrays: ProfileArrays | None,
-        budget: str,
-        unit: Unit,
+        limits: Limits,
+        unit: str,
+        objective: Objective | None = None,
         time_limit_s: float | None = None,
     ) -> list[Plan]:
-        """The plans that compete for a budget: one per unit of choice."""
+        """The plans that compete within the limits: one per unit of choice."""
         began = time.perf_counter()
-        per_tensor = any(option.unit is StepUnit.TENSOR for option in profile.parsed_options())
-        if unit != "auto":
-            plans = [solve_plan(profile, arrays, budget, unit, time_limit_s=time_limit_s)]
-        else:
-            plans = []
-            if arrays is not None and not per_tensor:
-                # Channel codes can put the least channel plan just above a budget that a layer plan meets.
-                with contextlib.suppress(InfeasibleError):
-                    plans.append(solve_plan(profile, arrays, budget, "channel"))
-            plans.append(solve_plan(profile, arrays, budget, "layer", time_limit_s=time_limit_s))
+
+        def solved(unit: str) -> Plan:
+            return solve_plan(
+                profile,
+                arrays,
+                limits.budgets,
+                unit,
+                objective=objective,
+                constraints=limits.constraints,
+                tables=limits.tables,
+                time_limit_s=time_limit_s,
+            )
+
+        *rivals, last = competing_units(profile, arrays, unit)
+        plans = []
+        for rival in rivals:
+            # Channel codes can put the least channel plan just above a budget that a layer plan meets.
+            with contextlib.suppress(InfeasibleError):
+                plans.append(solved(rival))
+        plans.append(solved(last))
         self._took("solve", began)
         return plans
+
+    def refine(
+        self, inputs: Inputs, profile: Profile, arrays: ProfileArrays | None, plan: Plan, evaluations: int
+    ) -> Plan:
+        """The plan after moves that its measured loss confirms, each shown."""
+        began = time.perf_counter()
+
+        def told(step: RefineStep) -> None:
+            verdict = "taken" if step.accepted else "refused"
+            self.reporter.say(
+                f"refine {step.evaluations}/{evaluations}: {step.moved} units moved, loss {step.loss:.4g} "
+                f"(expected {step.predicted:.4g}), {verdict}"
+            )
+
+        refined = refine_plan(
+            inputs.network, inputs.calibration, profile, arrays, plan, evaluations, on_step=told
+        )
+        self._took("refine", began)
+        return refined
+
+    def least(
+        self,
+        inputs: Inputs,
+        profile: Profile,
+        arrays: ProfileArrays | None,
+        limits: Limits,
+        tolerance: Tolerance,
+        unit: str,
+        *,
+        correct: bool,
+        time_limit_s: float | None = None,
+    ) -> Judged:
+        """The smallest plan whose measured drop is within the tolerance; nothing competes with it."""
+        began = time.perf_counter()
+        kept = least_plan(
+            profile,
+            arrays,
+            competing_units(profile, arrays, unit),
+            limits.constraints,
+            inputs,
+            tolerance,
+            self.finalizer(inputs, correct=correct),
+            self.reporter,
+            time_limit_s,
+        )
+        self._took("search", began)
+        return Judged(kept, (kept,), None)
 
     def profile_of(self, plan: Plan, path: Path | None) -> Profile | None:
         """The profile a plan was solved from, at `path` or else in the folder.
@@ -158,17 +209,22 @@ class Job:
         Where the profile is at hand, the best uniform plan competes too.
         """
         began = time.perf_counter()
-        network, data = inputs.network, inputs.calibration
+        uniform = best_uniform_plan(profile, plans[-1]) if profile is not None else None
+        judged = judge(
+            inputs.network, plans, uniform, inputs.calibration, self.finalizer(inputs, correct=correct)
+        )
+        self._took("finalize", began)
+        return judged
+
+    def finalizer(self, inputs: Inputs, *, correct: bool) -> Callable[[Plan], Finalized]:
+        """What turns a plan into integer weights, with a bar."""
 
         def carry_out(plan: Plan) -> Finalized:
             with self.reporter.stage("weights") as progress:
-                finalized = finalize_nearest(network, plan, on_layer=progress)
-            return correct_biases(network, data, finalized) if correct else finalized
+                finalized = finalize_nearest(inputs.network, plan, on_layer=progress)
+            return correct_biases(inputs.network, inputs.calibration, finalized) if correct else finalized
 
-        uniform = best_uniform_plan(profile, plans[-1]) if profile is not None else None
-        judged = judge(network, plans, uniform, data, carry_out)
-        self._took("finalize", began)
-        return judged
+        return carry_out
 
     def save(self, inputs: Inputs, plan: Plan, finalized: Finalized) -> None:
         """Write weights and program, and the plan last: a folder with a plan is complete."""
@@ -199,11 +255,14 @@ class Job:
             The run is not complete, or belongs to another network.
         """
         packed = read_packed(run / WEIGHTS)
-        check_layers(packed.plan, layer_shapes(inputs.network))
-        network = inputs.network
+        constraints = packed.plan.constraints
+        network = inputs.without(constraints.exclude if constraints else ()).network
+        check_layers(packed.plan, layer_shapes(network))
         finalized = Finalized(packed.finalized.layers, packed.rest)
         data = inputs.held_out or inputs.calibration
-        return packed.plan, measure_finalized(network, finalized, data)
+        drop = packed.plan.measured.drop if packed.plan.measured else None
+        kind = drop.kind if drop is not None and can_measure(drop.kind, data) else None
+        return packed.plan, measure_finalized(network, finalized, data, drop=kind)
 
     def edited(self, plan: Plan, network: Network) -> Plan:
         """A plan as read, with a person's edits accepted.

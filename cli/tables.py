@@ -6,7 +6,7 @@ from math import prod
 
 from rich.table import Table
 
-from ..allocator import LayerPlan, Measured, Plan
+from ..allocator import SIZE, LayerPlan, Measured, Plan, parse_budget, parse_tolerance, parse_unit
 from ..sensitivity import Profile
 
 __all__ = ["plan_lines", "plan_table", "profile_table", "quality_table"]
@@ -14,10 +14,11 @@ __all__ = ["plan_lines", "plan_table", "profile_table", "quality_table"]
 
 def plan_table(plan: Plan) -> Table:
     """How every layer is stored."""
-    table = Table(title=f"plan for {plan.budget}, chosen per {plan.unit}")
+    table = Table(title=f"plan for {', '.join(plan.budgets)}, chosen per {plan.unit}")
     table.add_column("layer", overflow="fold")
     table.add_column("weights", justify="right")
-    table.add_column("stored as (share of channels)")
+    strips = "strips of inputs" if parse_unit(plan.unit).cut else "channels"
+    table.add_column(f"stored as (share of {strips})")
     table.add_column("bits per weight", justify="right")
     table.add_column("predicted loss", justify="right")
     for layer in plan.layers:
@@ -43,7 +44,7 @@ def quality_table(plan: Plan, uniform: Plan | None, uniform_quality: Measured | 
     float_bits = complexity.float_bits
     table.add_row("float", "32.00", _size(float_bits), "100.0%", "0", _percent(float_accuracy))
     if uniform is not None:
-        table.add_row(*_row(f"best uniform, {uniform.layers[0].option}", uniform, uniform_quality))
+        table.add_row(*_row(f"best uniform, {uniform.main_option()}", uniform, uniform_quality))
     table.add_row(*_row("this plan", plan, measured), style="bold")
     return table
 
@@ -59,12 +60,60 @@ def plan_lines(plan: Plan) -> list[str]:
             f"{certificate.status}: predicted loss {certificate.objective:.4g}, no plan below "
             f"{certificate.bound:.4g} (gap {100 * certificate.relative_gap:.2g}%)"
         )
-        lines.append(f"one more KiB would save about {certificate.shadow_price * 8192:.2g} of predicted loss")
+        lines.extend(_price_line(plan, name, price) for name, price in certificate.shadow_prices.items())
+    lines.extend(_cost_line(plan, name, cost) for name, cost in plan.complexity.costs.items())
+    if plan.refinement is not None:
+        moves = plan.refinement
+        lines.append(
+            f"refined: {moves.accepted} of {moves.evaluations} measured moves taken, loss on {moves.data} "
+            f"{moves.start_loss:.4g} before, {moves.loss:.4g} after"
+        )
     guard = plan.guard
     if guard is not None and guard.kept == "uniform":
         lines.append(
             f"the uniform plan {guard.option} is kept: on {guard.data} it measured "
             f"{guard.uniform_loss:.4g}, the solved plan {guard.plan_loss:.4g}"
+        )
+    return lines + (_search_lines(plan) if plan.search is not None else [])
+
+
+def _price_line(plan: Plan, name: str, price: float) -> str:
+    """What a little more of a budget is worth; a budget is called by its quantity, or by its text."""
+    if not price:
+        return f"the budget of {name} does not bind"
+    budgets = map(parse_budget, plan.budgets)
+    quantity = next(budget.quantity for budget in budgets if name in (budget.quantity, str(budget)))
+    of = "" if name == quantity else f" in {name}"
+    more, saved = (f"KiB{of}", price * 8192) if quantity == SIZE else (f"unit of {quantity}{of}", price)
+    return f"one more {more} would save about {saved:.2g} of predicted loss"
+
+
+def _cost_line(plan: Plan, quantity: str, cost: float) -> str:
+    """A further quantity, beside what limits it."""
+    limits = [text for text in plan.budgets if parse_budget(text).quantity == quantity]
+    return f"{quantity} {cost:.6g}, {f'within {limits[0]}' if limits else 'which no budget limits'}"
+
+
+def _search_lines(plan: Plan) -> list[str]:
+    """What a search for the least size found, and how sure it is."""
+    search, complexity = plan.search, plan.complexity
+    assert search is not None
+    bits = complexity.size_bits - complexity.fixed_bits
+    found = next(trial for trial in search.trials if trial.within and trial.weight_bits == bits)
+    limit = parse_tolerance(search.limit)
+    lines = [
+        f"the least size found within a drop of {search.limit}: {found.drop.described()} on {search.data} "
+        f"({search.samples:,} samples), {len(search.trials)} evaluations; {search.outcome}"
+    ]
+    if plan.measured is not None and plan.measured.data == search.data:
+        lines.append(
+            "these samples found the plan and judge it, so the drop is slightly optimistic; judge it on "
+            "others with allocate evaluate"
+        )
+    if found.drop.high > limit.value:
+        lines.append(
+            f"the interval reaches beyond {search.limit}: whether the true drop is within it cannot be told "
+            f"from {search.samples:,} samples"
         )
     return lines
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from apportion.allocator import Plan
+from apportion.allocator import MeasuredFrontier, Plan
 from apportion.sensitivity import Profile
 
-for name, document in (("plan", Plan), ("profile", Profile)):
+for name, document in (("plan", Plan), ("profile", Profile), ("frontier", MeasuredFrontier)):
     text = json.dumps(document.json_schema(), indent=2, ensure_ascii=False)
     Path(__file__).with_name(f"{name}.schema.json").write_text(f"{text}\n", encoding="utf-8")

@@ -1,0 +1,177 @@
+"""Measure plans along the frontier, and every uniform option beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+from ..allocator import (
+    BudgetKind,
+    Constraints,
+    DropKind,
+    Frontier,
+    FrontierCurve,
+    FrontierPoint,
+    Measured,
+    MeasuredFrontier,
+    Plan,
+    average_budget,
+    lower_frontier,
+    pareto_curve,
+    parse_budget,
+)
+from ..errors import InfeasibleError, InputError
+from ..network import float_logits
+from ..reconstruct import Finalized, can_measure, measure_finalized
+from ..sensitivity import (
+    Profile,
+    ProfileArrays,
+    pose,
+    resolved_for,
+    solve_plan,
+    tool_versions,
+    uniform_plans,
+)
+from .console import Reporter
+from .inputs import Inputs
+
+__all__ = ["Stretch", "measure_frontier"]
+
+POINTS_OF_CURVE = 100
+"""Of the predicted curve in the document: closer than a pixel, small in the file."""
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Which budgets are measured: evenly spaced average bits between two ends.
+
+    Attributes
+    ----------
+    points : int
+    start, end : str or None
+        Budgets; default: the least and the greatest that the options reach.
+    """
+
+    points: int
+    start: str | None = None
+    end: str | None = None
+
+    def check(self) -> None:
+        """See that the ends are ends.
+
+        Raises
+        ------
+        InputError
+            An end is not an average of bits, or they are the wrong way round.
+        """
+        first, last = _end(self.start, "--from"), _end(self.end, "--to")
+        if first is not None and last is not None and (last < first or (last == first and self.points > 1)):
+            raise InputError(
+                f"--to {self.end} is not above --from {self.start}: the frontier goes up in size"
+            )
+
+    def budgets(self, frontier: Frontier, weight_count: int) -> list[str]:
+        """The budgets, rising, each once; those below the least that the frontier reaches become the least.
+
+        Raises
+        ------
+        InputError
+            See `check`.
+        InfeasibleError
+            The end is below what the options reach.
+        """
+        self.check()
+        least, greatest = int(frontier.cost[0]), int(frontier.cost[-1])
+        first, last = _end(self.start, "--from"), _end(self.end, "--to")
+        low = least if first is None else max(least, int(first * weight_count))
+        high = greatest if last is None else int(last * weight_count)
+        if high < low and last is not None and high < least:
+            raise InfeasibleError(
+                f"--to {self.end} is below what the options can reach, {least / weight_count:.3f}b; raise it"
+            )
+        steps = max(self.points - 1, 1)
+        spread = (low + (max(high, low) - low) * index // steps for index in range(self.points))
+        return list(dict.fromkeys(average_budget(bits, weight_count) for bits in spread))
+
+
+def measure_frontier(
+    profile: Profile,
+    arrays: ProfileArrays | None,
+    units: Sequence[str],
+    constraints: Constraints | None,
+    stretch: Stretch,
+    inputs: Inputs,
+    finalize: Callable[[Plan], Finalized],
+    reporter: Reporter,
+) -> MeasuredFrontier:
+    """Solve, finalize and measure plans along the frontier, and all uniform options.
+
+    All are measured on the held-out data, or where there is none on the calibration data.
+
+    Parameters
+    ----------
+    units : sequence of str
+        Units of choice that compete at every budget: that of least measured loss is kept.
+
+    Raises
+    ------
+    InputError, InfeasibleError
+        See `Stretch.budgets`.
+    """
+    data, rules = inputs.held_out or inputs.calibration, resolved_for(profile, constraints)
+    problem = pose(profile, arrays, units[0], constraints=rules).problem
+    budgets = stretch.budgets(lower_frontier(problem), profile.weight_count)
+    reference = float_logits(inputs.network, data)
+    drop = DropKind.ACCURACY if can_measure(DropKind.ACCURACY, data) else None
+
+    def measured(plan: Plan) -> Measured:
+        return measure_finalized(inputs.network, finalize(plan), data, reference, drop=drop)
+
+    uniform = uniform_plans(profile, rules)
+    total = len(budgets) + len(uniform)
+    with reporter.stage("frontier") as progress:
+        plans: list[FrontierPoint] = []
+        for budget in budgets:
+            rivals = []
+            for unit in units:
+                plan = solve_plan(profile, arrays, [budget], unit, constraints=rules)
+                rivals.append(_point(budget, plan, measured(plan)))
+            plans.append(min(rivals, key=lambda point: point.measured.loss))
+            progress(len(plans), total)
+        others = []
+        for option, plan in uniform.items():
+            others.append(_point(option, plan, measured(plan)))
+            progress(len(plans) + len(others), total)
+    return MeasuredFrontier(
+        profile=profile.fingerprint.text(),
+        options=profile.options,
+        fixed_bits=profile.fixed_bits,
+        float_bits=profile.float_bits,
+        weight_count=profile.weight_count,
+        curve=FrontierCurve.of(pareto_curve(problem, points=POINTS_OF_CURVE, vertices=POINTS_OF_CURVE)),
+        plans=tuple(sorted(plans, key=lambda point: point.weight_bits)),
+        uniform=tuple(sorted(others, key=lambda point: point.weight_bits)),
+        versions=tool_versions(),
+    )
+
+
+def _point(name: str, plan: Plan, measured: Measured) -> FrontierPoint:
+    return FrontierPoint(
+        name=name,
+        unit=plan.unit,
+        weight_bits=plan.complexity.size_bits - plan.complexity.fixed_bits,
+        average_bits=plan.complexity.average_bits,
+        predicted_loss=plan.predicted_loss,
+        measured=measured,
+    )
+
+
+def _end(budget: str | None, option: str) -> Decimal | None:
+    """An end of the stretch as an average of bits."""
+    if budget is None:
+        return None
+    parsed = parse_budget(budget)
+    if parsed.kind is not BudgetKind.AVERAGE_BITS:
+        raise InputError(f"{option} {budget} is not an average of bits per weight; write 2.5b")
+    return parsed.value

@@ -1,0 +1,182 @@
+"""The stage that measures the frontier, and its table."""
+
+from __future__ import annotations
+
+import typer
+from rich.table import Table
+
+from ..allocator import (
+    FrontierPoint,
+    MeasuredFrontier,
+    draw_frontier,
+    frontier_data,
+    save_figure,
+    write_frontier,
+)
+from ..errors import InputError
+from ..quantizer import PointFit, Rounding, StepSearch
+from ..sensitivity import Labels, check_feasible
+from .along import Stretch, measure_frontier
+from .arguments import (
+    OPTIONS,
+    OUT,
+    ConstraintsArg,
+    CorrectArg,
+    CountArg,
+    DataArg,
+    DeviceArg,
+    DrawsArg,
+    EvalArg,
+    ExcludeArg,
+    FitArg,
+    ForbidArg,
+    ForceArg,
+    FromArg,
+    JsonArg,
+    LabelsArg,
+    LayerOptionsArg,
+    MeanArg,
+    MemoryArg,
+    MethodArg,
+    MethodChoice,
+    ModelArg,
+    OptionsArg,
+    OutArg,
+    PinArg,
+    PowerArg,
+    QuietArg,
+    RoundingArg,
+    SamplesArg,
+    SearchArg,
+    SeedArg,
+    StdArg,
+    TieArg,
+    ToArg,
+    UnitArg,
+    WeightsArg,
+)
+from .console import Reporter
+from .folder import RunFolder
+from .inputs import source_of
+from .limits import check_unit, limits_of
+from .lossless import ANY_SIZE, competing_units
+from .scoring import scoring_of
+from .stages import Job
+
+__all__ = ["draw_frontier_chart", "frontier", "frontier_table"]
+
+
+def frontier(
+    count: CountArg = 10,
+    start: FromArg = None,
+    end: ToArg = None,
+    model: ModelArg = None,
+    weights: WeightsArg = None,
+    data: DataArg = None,
+    eval_data: EvalArg = None,
+    mean: MeanArg = None,
+    std: StdArg = None,
+    samples: SamplesArg = 512,
+    options: OptionsArg = OPTIONS,
+    method: MethodArg = MethodChoice.FISHER,
+    labels: LabelsArg = Labels.PROJECTED,
+    draws: DrawsArg = 2,
+    search: SearchArg = StepSearch.MSE,
+    p: PowerArg = 2.0,
+    rounding: RoundingArg = Rounding.NEAREST,
+    points: FitArg = PointFit.JOINT,
+    memory: MemoryArg = "2GiB",
+    constraints: ConstraintsArg = None,
+    tie: TieArg = None,
+    pin: PinArg = None,
+    exclude: ExcludeArg = None,
+    forbid: ForbidArg = None,
+    layer_options: LayerOptionsArg = None,
+    unit: UnitArg = "auto",
+    bias_correction: CorrectArg = False,
+    out: OutArg = OUT,
+    force: ForceArg = False,
+    seed: SeedArg = 0,
+    device: DeviceArg = "cpu",
+    json_: JsonArg = False,
+    quiet: QuietArg = False,
+) -> None:
+    """Measure plans at several budgets, and all uniform options: writes frontier.json and its chart."""
+    stretch, unit = Stretch(count, start, end), check_unit(unit)
+    stretch.check()
+    if unit not in ("auto", "layer") and method is MethodChoice.EXACT:
+        raise InputError("--method exact scores whole layers; use --unit layer with it, or --method fisher")
+    limits = limits_of(constraints, None, tie, pin, exclude, forbid, layer_options, None)
+    if limits.budgets:
+        raise InputError(
+            f"the frontier has no single budget, and {constraints} gives {limits.budgets[0]}; leave budgets "
+            "out of the file, and say where the frontier begins and ends with --from and --to"
+        )
+    scoring = scoring_of(options, method, labels, draws, seed, search, p, rounding, points, memory, unit)
+    source = source_of(model, weights, data, eval_data, mean, std, samples, device)
+    reporter, folder = Reporter(quiet), RunFolder(out)
+    folder.prepare((folder.frontier,), force=force)
+    job = Job(folder, reporter)
+    inputs = source.load().without(limits.constraints.exclude)
+    check_feasible(
+        inputs.network,
+        scoring.options,
+        start or ANY_SIZE,
+        "layer" if unit == "auto" else unit,
+        constraints=limits.constraints,
+    )
+    profile, arrays = job.profile(inputs, scoring, force=force)
+    measured = measure_frontier(
+        profile,
+        arrays,
+        competing_units(profile, arrays, unit),
+        limits.constraints,
+        stretch,
+        inputs,
+        job.finalizer(inputs, correct=bias_correction),
+        reporter,
+    )
+    write_frontier(folder.frontier, measured)
+    charts = draw_frontier_chart(folder, measured)
+    if json_:
+        typer.echo(measured.model_dump_json(exclude_none=True))
+    else:
+        reporter.result(frontier_table(measured))
+    reporter.say(f"wrote {folder.path}: {', '.join((folder.frontier.name, *charts))}")
+
+
+def draw_frontier_chart(folder: RunFolder, measured: MeasuredFrontier) -> list[str]:
+    """Draw the chart as PNG and SVG; names of the files."""
+    figure = draw_frontier(frontier_data(measured))
+    return [path.name for path in save_figure(figure, folder.path / "frontier")]
+
+
+def frontier_table(measured: MeasuredFrontier) -> Table:
+    """Every plan and every uniform option: size, predicted and measured loss, accuracy and what is lost."""
+    first = measured.plans[0].measured
+    table = Table(title=f"frontier: KL to float, measured on {first.data} ({first.samples:,} samples)")
+    table.add_column("network", no_wrap=True)
+    for name in ("bits", "predicted", "measured"):
+        table.add_column(name, justify="right")
+    if first.float_accuracy is not None:
+        table.add_column("accuracy", justify="right")
+        table.add_column("points lost (95%)", justify="right", no_wrap=True)
+        table.add_row("float", "32.00", "0", "0", f"{100 * first.float_accuracy:.2f}%", "0")
+    for point in sorted((*measured.plans, *measured.uniform), key=lambda point: point.weight_bits):
+        table.add_row(*_row(point, uniform=point in measured.uniform))
+    return table
+
+
+def _row(point: FrontierPoint, *, uniform: bool) -> list[str]:
+    measured = point.measured
+    row = [
+        f"uniform {point.name}" if uniform else f"per {point.unit}",
+        f"{point.average_bits:.3f}",
+        f"{point.predicted_loss:.3g}",
+        f"{measured.loss:.3g}",
+    ]
+    if measured.accuracy is not None:
+        row.append(f"{100 * measured.accuracy:.2f}%")
+        drop = measured.drop
+        row.append(f"{100 * drop.value:.2f} ({100 * drop.low:.1f}..{100 * drop.high:.1f})" if drop else "-")
+    return row

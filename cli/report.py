@@ -1,0 +1,50 @@
+"""A plan on standard output, as tables or as JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import typer
+
+from ..allocator import Plan
+from ..sensitivity import doubtful_layers
+from .console import Reporter
+from .folder import RunFolder
+from .tables import plan_lines, plan_table
+
+__all__ = ["print_json", "report_plan", "warn_of_doubt"]
+
+MOST_NAMED = 8
+
+
+def report_plan(plan: Plan, folder: RunFolder, reporter: Reporter, json_: bool) -> None:
+    """Print a plan, and a warning where its choices are noise."""
+    warn_of_doubt(plan, reporter)
+    if json_:
+        print_json(plan, folder)
+        return
+    reporter.result(plan_table(plan))
+    for line in plan_lines(plan):
+        reporter.result(line)
+
+
+def warn_of_doubt(plan: Plan, reporter: Reporter) -> None:
+    """Name the layers whose options the samples do not decide, if there are any."""
+    layers = doubtful_layers(plan)
+    if layers:
+        named = ", ".join(layers[:MOST_NAMED]) + (", ..." if len(layers) > MOST_NAMED else "")
+        regret = sum(layer.regret or 0.0 for layer in plan.layers)
+        predicted = sum(layer.predicted_loss for layer in plan.layers)
+        added = f"{100 * regret / predicted:.2g}%" if predicted > 0 else f"{regret:.2g}"
+        reporter.warn(
+            f"too few samples to choose by in {len(layers)} of {len(plan.layers)} layers: {named}; noise in "
+            f"the scores is expected to add {added} to the predicted loss. Give more --samples, or measure "
+            "with allocate profile --until-stable"
+        )
+
+
+def print_json(plan: Plan, folder: RunFolder, **extra: Any) -> None:
+    """Print one JSON object: the folder, the plan, and what else was done."""
+    document = {"folder": str(folder.path), "plan": plan.model_dump(mode="json", exclude_none=True)}
+    typer.echo(json.dumps(document | extra))
