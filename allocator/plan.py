@@ -28,6 +28,7 @@ __all__ = [
     "Guard",
     "Measured",
     "Plan",
+    "Reconstruction",
     "Refinement",
     "assignment_digest",
     "check_layers",
@@ -138,6 +139,25 @@ class Refinement(Document):
     data: Text
 
 
+class Reconstruction(Document):
+    """How the integer weights were found.
+
+    Parameters
+    ----------
+    method : str
+        ``nearest``, ``gptq``, ``adaround`` or ``brecq``.
+    compared : dict of str to float
+        Where the method was chosen automatically: the least loss on `data` with each, measured, or as a quick
+        look lets expect.
+    data : str
+        Name of the calibration data.
+    """
+
+    method: Text
+    compared: dict[Text, Cost] = Field(default_factory=dict)
+    data: Text
+
+
 class Plan(Document):
     """A chosen storage for every layer, with its proof and, once measured, its quality.
 
@@ -167,6 +187,8 @@ class Plan(Document):
         How the budget was found, where a limit on the drop was given and not a budget.
     refinement : Refinement, optional
         What moves by measured loss took and gave; absent without any.
+    reconstruction : Reconstruction, optional
+        How the integer weights were found; absent before they are.
     profile : str
         Fingerprint of the profile that the scores come from.
     options : tuple of str
@@ -193,6 +215,7 @@ class Plan(Document):
     guard: Guard | None = None
     refinement: Refinement | None = None
     search: Search | None = None
+    reconstruction: Reconstruction | None = None
     profile: Text
     options: tuple[Text, ...] = Field(min_length=1)
     quantizer: dict[Text, str | float]

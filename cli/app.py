@@ -11,6 +11,8 @@ from ..sensitivity import Labels, check_feasible, read_profile, solve_plan, with
 from .arguments import (
     OPTIONS,
     OUT,
+    AfterArg,
+    AfterChoice,
     BudgetArg,
     ComparedBudgetArg,
     ConstraintsArg,
@@ -23,6 +25,7 @@ from .arguments import (
     FitArg,
     ForbidArg,
     ForceArg,
+    IterationsArg,
     JsonArg,
     LabelsArg,
     LayerOptionsArg,
@@ -46,6 +49,8 @@ from .arguments import (
     RefineArg,
     RoundingArg,
     SamplesArg,
+    ScoresArg,
+    ScoresChoice,
     SearchArg,
     SeedArg,
     SolveUnitArg,
@@ -66,6 +71,7 @@ from .frontier import frontier
 from .inputs import source_of
 from .limits import check_unit, limits_of
 from .lossless import ANY_SIZE, searched_data, tolerance_of
+from .making import making_of
 from .reading import evaluate, plot, show
 from .report import print_json, report_plan, warn_of_doubt
 from .scoring import scoring_of
@@ -126,7 +132,8 @@ def allocate(
     std: StdArg = None,
     samples: SamplesArg = 512,
     options: OptionsArg = OPTIONS,
-    method: MethodArg = MethodChoice.FISHER,
+    scores: ScoresArg = ScoresChoice.FISHER,
+    after: AfterArg = AfterChoice.NEAREST,
     labels: LabelsArg = Labels.PROJECTED,
     draws: DrawsArg = 2,
     search: SearchArg = StepSearch.MSE,
@@ -144,6 +151,8 @@ def allocate(
     unit: UnitArg = "auto",
     objective: ObjectiveArg = ObjectiveChoice.AUTO,
     refine: RefineArg = 0,
+    method: MethodArg = MethodChoice.AUTO,
+    iterations: IterationsArg = None,
     bias_correction: CorrectArg = False,
     time_limit: TimeArg = None,
     out: OutArg = OUT,
@@ -163,13 +172,16 @@ def allocate(
     unit = check_unit(unit)
     limits = limits_of(constraints, budget, tie, pin, exclude, forbid, layer_options, table)
     tolerance = tolerance_of(lossless, max_drop, limits.budgets)
-    if unit not in ("auto", "layer") and method is MethodChoice.EXACT:
-        raise InputError("--method exact scores whole layers; use --unit layer with it, or --method fisher")
+    if unit not in ("auto", "layer") and scores is ScoresChoice.EXACT:
+        raise InputError("--scores exact scores whole layers; use --unit layer with it, or --scores fisher")
     if tolerance is not None and (refine or objective is not ObjectiveChoice.AUTO):
         raise InputError("--refine and --objective go with --budget; a lossless search chooses for itself")
-    if method is MethodChoice.EXACT and (refine or objective is ObjectiveChoice.JOINT):
-        raise InputError("--refine and --objective joint need Fisher scores; use --method fisher")
-    scoring = scoring_of(options, method, labels, draws, seed, search, p, rounding, points, memory, unit)
+    if scores is ScoresChoice.EXACT and (refine or objective is ObjectiveChoice.JOINT):
+        raise InputError("--refine and --objective joint need Fisher scores; use --scores fisher")
+    scoring = scoring_of(
+        options, scores, after, labels, draws, seed, search, p, rounding, points, memory, unit
+    )
+    making = making_of(method, iterations, bias_correction, seed, memory)
     source = source_of(model, weights, data, eval_data, mean, std, samples, device)
     reporter, folder = Reporter(quiet), RunFolder(out)
     folder.prepare(folder.finished(), force=force)
@@ -191,11 +203,9 @@ def allocate(
         plans = job.solve(profile, arrays, limits, unit, objective.objective(), time_limit)
         if refine:
             plans = [job.refine(inputs, profile, arrays, plans[0], refine), *plans]
-        judged = job.finalize(inputs, profile, plans, correct=bias_correction)
+        judged = job.finalize(inputs, profile, plans, making)
     else:
-        judged = job.least(
-            inputs, profile, arrays, limits, tolerance, unit, correct=bias_correction, time_limit_s=time_limit
-        )
+        judged = job.least(inputs, profile, arrays, limits, tolerance, unit, making, time_limit_s=time_limit)
     uniform = judged.uniform
     plan, uniform_quality = judged.kept.plan, uniform.quality if uniform else None
     competing = [judged.kept.finalized, *([uniform.finalized] if uniform else [])]
@@ -233,7 +243,8 @@ def profile(
     until_stable: UntilStableArg = False,
     budget: ComparedBudgetArg = None,
     options: OptionsArg = OPTIONS,
-    method: MethodArg = MethodChoice.FISHER,
+    scores: ScoresArg = ScoresChoice.FISHER,
+    after: AfterArg = AfterChoice.NEAREST,
     labels: LabelsArg = Labels.PROJECTED,
     draws: DrawsArg = 2,
     search: SearchArg = StepSearch.MSE,
@@ -251,23 +262,23 @@ def profile(
     quiet: QuietArg = False,
 ) -> None:
     """Score every option of every layer: writes profile.json; an interrupted run goes on where it stopped."""
-    check_until_stable(until_stable, method.value, budget or ())
+    check_until_stable(until_stable, scores.value, after.value, budget or ())
     scoring = scoring_of(
-        options, method, labels, draws, seed, search, p, rounding, points, memory, check_unit(unit)
+        options, scores, after, labels, draws, seed, search, p, rounding, points, memory, check_unit(unit)
     )
     source = source_of(model, weights, data, None, mean, std, samples, device)
     reporter, folder = Reporter(quiet), RunFolder(out)
     folder.prepare((), force=force)
     if until_stable:
         inputs = load_for_rounds(source).without(exclude or ())
-        scores = stable_profile(inputs, scoring, budget or (), unit, folder, reporter, force=force)
+        found = stable_profile(inputs, scoring, budget or (), unit, folder, reporter, force=force)
     else:
         inputs = source.load().without(exclude or ())
-        scores, _ = Job(folder, reporter).profile(inputs, scoring, force=force)
+        found, _ = Job(folder, reporter).profile(inputs, scoring, force=force)
     if json_:
-        typer.echo(scores.model_dump_json(exclude_none=True))
+        typer.echo(found.model_dump_json(exclude_none=True))
     else:
-        reporter.result(profile_table(scores))
+        reporter.result(profile_table(found))
 
 
 @app.command()
@@ -322,7 +333,11 @@ def finalize(
     std: StdArg = None,
     samples: SamplesArg = 512,
     profile: ProfileArg = None,
+    method: MethodArg = MethodChoice.AUTO,
+    iterations: IterationsArg = None,
     bias_correction: CorrectArg = False,
+    memory: MemoryArg = "2GiB",
+    seed: SeedArg = 0,
     out: OutArg = OUT,
     force: ForceArg = False,
     device: DeviceArg = "cpu",
@@ -334,6 +349,7 @@ def finalize(
     The best uniform plan within the budget competes, and is kept where it measures better; not with a plan
     edited by hand, unless --profile is given.
     """
+    making = making_of(method, iterations, bias_correction, seed, memory)
     source = source_of(model, weights, data, eval_data, mean, std, samples, device)
     reporter, folder = Reporter(quiet), RunFolder(out)
     job = Job(folder, reporter)
@@ -341,7 +357,7 @@ def finalize(
     folder.prepare(folder.finished()[1:] if plan is None else folder.finished(), force=force)
     inputs = source.load().without(stored.constraints.exclude if stored.constraints else ())
     chosen = job.edited(stored, inputs.network)
-    judged = job.finalize(inputs, job.profile_of(chosen, profile), [chosen], correct=bias_correction)
+    judged = job.finalize(inputs, job.profile_of(chosen, profile), [chosen], making)
     kept = judged.kept.plan
     held_out = job.judge_held_out(inputs, [judged.kept.finalized])
     if held_out:

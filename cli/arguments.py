@@ -15,6 +15,8 @@ from ..sensitivity import Labels, Objective
 __all__ = [
     "OPTIONS",
     "OUT",
+    "AfterArg",
+    "AfterChoice",
     "BudgetArg",
     "ComparedBudgetArg",
     "ConstraintsArg",
@@ -30,10 +32,12 @@ __all__ = [
     "ForbidArg",
     "ForceArg",
     "FromArg",
+    "IterationsArg",
     "JsonArg",
     "LabelsArg",
     "LayerOptionsArg",
     "LosslessArg",
+    "ManyMethodArg",
     "MaxDropArg",
     "MeanArg",
     "MemoryArg",
@@ -54,6 +58,8 @@ __all__ = [
     "RoundingArg",
     "RunArg",
     "SamplesArg",
+    "ScoresArg",
+    "ScoresChoice",
     "SearchArg",
     "SeedArg",
     "SolveUnitArg",
@@ -86,6 +92,23 @@ class ObjectiveChoice(enum.StrEnum):
 
 
 class MethodChoice(enum.StrEnum):
+    """How the integer weights are found."""
+
+    AUTO = "auto"
+    NEAREST = "nearest"
+    GPTQ = "gptq"
+    ADAROUND = "adaround"
+    BRECQ = "brecq"
+
+
+class AfterChoice(enum.StrEnum):
+    """What makes the options' weights that are scored."""
+
+    NEAREST = "nearest"
+    GPTQ = "gptq"
+
+
+class ScoresChoice(enum.StrEnum):
     """How scores are measured."""
 
     FISHER = "fisher"
@@ -158,10 +181,18 @@ OptionsArg = Annotated[
         rich_help_panel=SCORES,
     ),
 ]
-MethodArg = Annotated[
-    MethodChoice,
+ScoresArg = Annotated[
+    ScoresChoice,
     typer.Option(
         help="fisher: all options from a few backward passes. exact: every layer and option measured.",
+        rich_help_panel=SCORES,
+    ),
+]
+AfterArg = Annotated[
+    AfterChoice,
+    typer.Option(
+        help="What makes the weights of the options that are scored: rounding to nearest, or GPTQ, which "
+        "ranks options as they will be after --method gptq or brecq.",
         rich_help_panel=SCORES,
     ),
 ]
@@ -270,6 +301,25 @@ ForbidArg = Annotated[
 LayerOptionsArg = Annotated[
     list[str] | None,
     typer.Option(help="The only options that some layers may have: fc=w6..8.", rich_help_panel=LIMITS),
+]
+MethodArg = Annotated[
+    MethodChoice,
+    typer.Option(
+        help="How the integer weights are found: nearest, gptq (seconds), adaround or brecq (learned: "
+        "minutes and more). auto: the cheapest that comes near the best.",
+        rich_help_panel=RUN,
+    ),
+]
+ManyMethodArg = Annotated[
+    MethodChoice,
+    typer.Option(
+        help="How the integer weights of every plan are found: nearest, gptq, adaround or brecq. auto: gptq.",
+        rich_help_panel=RUN,
+    ),
+]
+IterationsArg = Annotated[
+    int | None,
+    typer.Option(min=1, max=10**6, help="Iterations of learned rounding per block.", rich_help_panel=RUN),
 ]
 CorrectArg = Annotated[
     bool, typer.Option("--bias-correction", help="Take back the mean shift of rounding.", rich_help_panel=RUN)

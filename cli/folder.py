@@ -31,6 +31,11 @@ class RunFolder:
         return self.path / "profile.parts"
 
     @property
+    def weight_parts(self) -> Path:
+        """Finished layers and blocks of weights that are being found."""
+        return self.path / "weights.parts"
+
+    @property
     def plan(self) -> Path:
         """The plan."""
         return self.path / "plan.json"
@@ -70,7 +75,14 @@ class RunFolder:
 
     def drop_parts(self) -> None:
         """Remove the partial sums, and the folder where they were all it held."""
-        if self.parts.exists():
-            shutil.rmtree(self.parts, ignore_errors=True)
+        self._drop(self.parts)
+
+    def drop_weight_parts(self) -> None:
+        """Remove the finished layers and blocks, once all of them are saved together."""
+        self._drop(self.weight_parts)
+
+    def _drop(self, parts: Path) -> None:
+        if parts.exists():
+            shutil.rmtree(parts, ignore_errors=True)
             with contextlib.suppress(OSError):
                 self.path.rmdir()

@@ -20,6 +20,8 @@ from .along import Stretch, measure_frontier
 from .arguments import (
     OPTIONS,
     OUT,
+    AfterArg,
+    AfterChoice,
     ConstraintsArg,
     CorrectArg,
     CountArg,
@@ -32,12 +34,13 @@ from .arguments import (
     ForbidArg,
     ForceArg,
     FromArg,
+    IterationsArg,
     JsonArg,
     LabelsArg,
     LayerOptionsArg,
+    ManyMethodArg,
     MeanArg,
     MemoryArg,
-    MethodArg,
     MethodChoice,
     ModelArg,
     OptionsArg,
@@ -47,6 +50,8 @@ from .arguments import (
     QuietArg,
     RoundingArg,
     SamplesArg,
+    ScoresArg,
+    ScoresChoice,
     SearchArg,
     SeedArg,
     StdArg,
@@ -60,6 +65,7 @@ from .folder import RunFolder
 from .inputs import source_of
 from .limits import check_unit, limits_of
 from .lossless import ANY_SIZE, competing_units
+from .making import making_of
 from .scoring import scoring_of
 from .stages import Job
 
@@ -78,7 +84,8 @@ def frontier(
     std: StdArg = None,
     samples: SamplesArg = 512,
     options: OptionsArg = OPTIONS,
-    method: MethodArg = MethodChoice.FISHER,
+    scores: ScoresArg = ScoresChoice.FISHER,
+    after: AfterArg = AfterChoice.NEAREST,
     labels: LabelsArg = Labels.PROJECTED,
     draws: DrawsArg = 2,
     search: SearchArg = StepSearch.MSE,
@@ -93,6 +100,8 @@ def frontier(
     forbid: ForbidArg = None,
     layer_options: LayerOptionsArg = None,
     unit: UnitArg = "auto",
+    method: ManyMethodArg = MethodChoice.AUTO,
+    iterations: IterationsArg = None,
     bias_correction: CorrectArg = False,
     out: OutArg = OUT,
     force: ForceArg = False,
@@ -104,15 +113,18 @@ def frontier(
     """Measure plans at several budgets, and all uniform options: writes frontier.json and its chart."""
     stretch, unit = Stretch(count, start, end), check_unit(unit)
     stretch.check()
-    if unit not in ("auto", "layer") and method is MethodChoice.EXACT:
-        raise InputError("--method exact scores whole layers; use --unit layer with it, or --method fisher")
+    if unit not in ("auto", "layer") and scores is ScoresChoice.EXACT:
+        raise InputError("--scores exact scores whole layers; use --unit layer with it, or --scores fisher")
     limits = limits_of(constraints, None, tie, pin, exclude, forbid, layer_options, None)
     if limits.budgets:
         raise InputError(
             f"the frontier has no single budget, and {constraints} gives {limits.budgets[0]}; leave budgets "
             "out of the file, and say where the frontier begins and ends with --from and --to"
         )
-    scoring = scoring_of(options, method, labels, draws, seed, search, p, rounding, points, memory, unit)
+    scoring = scoring_of(
+        options, scores, after, labels, draws, seed, search, p, rounding, points, memory, unit
+    )
+    making = making_of(method, iterations, bias_correction, seed, memory)
     source = source_of(model, weights, data, eval_data, mean, std, samples, device)
     reporter, folder = Reporter(quiet), RunFolder(out)
     folder.prepare((folder.frontier,), force=force)
@@ -133,10 +145,11 @@ def frontier(
         limits.constraints,
         stretch,
         inputs,
-        job.finalizer(inputs, correct=bias_correction),
+        job.finalizer(inputs, making),
         reporter,
     )
     write_frontier(folder.frontier, measured)
+    folder.drop_weight_parts()
     charts = draw_frontier_chart(folder, measured)
     if json_:
         typer.echo(measured.model_dump_json(exclude_none=True))

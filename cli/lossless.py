@@ -111,7 +111,6 @@ def least_plan(
 
     def solved(unit: str, bits: int) -> Plan:
         budget = average_budget(bits, profile.weight_count)
-        budget = average_budget(bits, profile.weight_count)
         return solve_plan(profile, arrays, [budget], unit, constraints=rules, time_limit_s=time_limit_s)
 
     def way(unit: str) -> Way:

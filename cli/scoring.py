@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..allocator import parse_unit
+from ..network import Data, Network
 from ..quantizer import Option, PointFit, Quantizer, Rounding, StepSearch, parse_options
-from ..sensitivity import FisherSettings, Labels
-from .arguments import MethodChoice
+from ..reconstruct import Gptq, GptqOptions
+from ..sensitivity import FisherSettings, Labels, OptionWeights
+from .arguments import AfterChoice, ScoresChoice
 from .inputs import bytes_of
 
 __all__ = ["Scoring", "scoring_of"]
@@ -22,11 +24,20 @@ class Scoring:
     quantizer: Quantizer
     method: Literal["fisher", "exact"]
     settings: FisherSettings
+    after: Literal["nearest", "gptq"]
+
+    def weights(self, network: Network, data: Data) -> OptionWeights | None:
+        """What makes the options' weights; None: rounding to nearest."""
+        if self.after == "nearest":
+            return None
+        settings = Gptq(memory_bytes=self.settings.memory_bytes)
+        return GptqOptions(network, data, self.quantizer, settings)
 
 
 def scoring_of(
     options: str,
-    method: MethodChoice,
+    scores: ScoresChoice,
+    after: AfterChoice,
     labels: Labels,
     draws: int,
     seed: int,
@@ -46,4 +57,4 @@ def scoring_of(
         cut=None if unit == "auto" else parse_unit(unit).cut,
     )
     quantizer = Quantizer(search=search, p=p, rounding=rounding, fit=points)
-    return Scoring(parse_options(options), quantizer, method.value, settings)
+    return Scoring(parse_options(options), quantizer, scores.value, settings, after.value)

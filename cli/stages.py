@@ -5,21 +5,20 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..allocator import Measured, Plan, Tolerance, check_layers, write_plan
+from ..allocator import Measured, Plan, Reconstruction, Tolerance, check_layers, write_plan
 from ..errors import InfeasibleError, InputError
 from ..export import WEIGHTS, read_packed, save_network
 from ..network import Network, float_logits
 from ..reconstruct import (
     Finalized,
     Judged,
+    MethodName,
     accept_edits,
     can_measure,
-    correct_biases,
-    finalize_nearest,
-    judge,
+    contest,
     layer_shapes,
     measure_finalized,
 )
@@ -43,6 +42,7 @@ from .folder import RunFolder
 from .inputs import Inputs
 from .limits import Limits
 from .lossless import competing_units, least_plan
+from .making import Making, compared_line
 from .scoring import Scoring
 
 __all__ = ["Job"]
@@ -64,7 +64,13 @@ class Job:
         where = self.folder.profile
         if where.exists():
             wanted = profile_fingerprint(
-                network, data, scoring.options, scoring.quantizer, scoring.method, scoring.settings
+                network,
+                data,
+                scoring.options,
+                scoring.quantizer,
+                scoring.method,
+                scoring.settings,
+                scoring.after,
             )
             try:
                 profile, arrays = read_profile(where)
@@ -86,6 +92,8 @@ class Job:
                     quantizer=scoring.quantizer,
                     method=scoring.method,
                     settings=scoring.settings,
+                    after=scoring.after,
+                    weights=scoring.weights(network, data),
                     store=self.folder.parts,
                     on_progress=progress,
                 )
@@ -158,8 +166,8 @@ class Job:
         limits: Limits,
         tolerance: Tolerance,
         unit: str,
+        making: Making,
         *,
-        correct: bool,
         time_limit_s: float | None = None,
     ) -> Judged:
         """The smallest plan whose measured drop is within the tolerance; nothing competes with it."""
@@ -171,11 +179,13 @@ class Job:
             limits.constraints,
             inputs,
             tolerance,
-            self.finalizer(inputs, correct=correct),
+            self.finalizer(inputs, making),
             self.reporter,
             time_limit_s,
         )
         self._took("search", began)
+        how = Reconstruction(method=making.method or MethodName.GPTQ, data=inputs.calibration.name)
+        kept = replace(kept, plan=kept.plan.model_copy(update={"reconstruction": how}))
         return Judged(kept, (kept,), None)
 
     def profile_of(self, plan: Plan, path: Path | None) -> Profile | None:
@@ -201,36 +211,38 @@ class Job:
             "give the plan's own profile, or none"
         )
 
-    def finalize(
-        self, inputs: Inputs, profile: Profile | None, plans: list[Plan], *, correct: bool
-    ) -> Judged:
+    def finalize(self, inputs: Inputs, profile: Profile | None, plans: list[Plan], making: Making) -> Judged:
         """Integer weights of the best of the plans by loss measured on the calibration data.
 
         Where the profile is at hand, the best uniform plan competes too.
         """
         began = time.perf_counter()
         uniform = best_uniform_plan(profile, plans[-1]) if profile is not None else None
-        judged = judge(
-            inputs.network, plans, uniform, inputs.calibration, self.finalizer(inputs, correct=correct)
+        judged = contest(
+            inputs.network,
+            plans,
+            uniform,
+            inputs.calibration,
+            making.method,
+            making.named,
+            making.carrier(inputs.network, inputs.calibration, self.folder, self.reporter),
+            on_compared=lambda compared: self.reporter.say(compared_line(compared)),
         )
         self._took("finalize", began)
         return judged
 
-    def finalizer(self, inputs: Inputs, *, correct: bool) -> Callable[[Plan], Finalized]:
-        """What turns a plan into integer weights, with a bar."""
-
-        def carry_out(plan: Plan) -> Finalized:
-            with self.reporter.stage("weights") as progress:
-                finalized = finalize_nearest(inputs.network, plan, on_layer=progress)
-            return correct_biases(inputs.network, inputs.calibration, finalized) if correct else finalized
-
-        return carry_out
+    def finalizer(self, inputs: Inputs, making: Making) -> Callable[[Plan], Finalized]:
+        """What turns one plan of many into integer weights, with a bar."""
+        method = making.of_many()
+        carry_out = making.carrier(inputs.network, inputs.calibration, self.folder, self.reporter)
+        return lambda plan: carry_out(method, plan)
 
     def save(self, inputs: Inputs, plan: Plan, finalized: Finalized) -> None:
         """Write weights and program, and the plan last: a folder with a plan is complete."""
         began = time.perf_counter()
         save_network(self.folder.path, inputs.network, plan, finalized)
         write_plan(self.folder.plan, plan)
+        self.folder.drop_weight_parts()
         self._took("save", began)
 
     def judge_held_out(self, inputs: Inputs, candidates: list[Finalized]) -> list[Measured]:

@@ -28,13 +28,13 @@ from .scoring import Scoring
 __all__ = ["check_until_stable", "load_for_rounds", "stable_profile"]
 
 
-def check_until_stable(until_stable: bool, method: str, budgets: Sequence[str]) -> None:
+def check_until_stable(until_stable: bool, method: str, after: str, budgets: Sequence[str]) -> None:
     """Refuse what goes only with, or not with, rounds of samples.
 
     Raises
     ------
     InputError
-        Budgets without rounds, or rounds of exact scores.
+        Budgets without rounds, or rounds of exact scores or of scores after GPTQ.
     """
     if budgets and not until_stable:
         raise InputError(
@@ -42,7 +42,12 @@ def check_until_stable(until_stable: bool, method: str, budgets: Sequence[str]) 
             "scores alone need no budget"
         )
     if until_stable and method != "fisher":
-        raise InputError("--until-stable adds samples to Fisher scores; leave --method exact out")
+        raise InputError("--until-stable adds samples to Fisher scores; leave --scores exact out")
+    if until_stable and after != "nearest":
+        raise InputError(
+            f"--until-stable adds samples to scores of the same weights, and those of --after {after} change "
+            "with the samples; leave one of the two out"
+        )
 
 
 def load_for_rounds(source: Source) -> Inputs:

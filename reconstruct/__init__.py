@@ -1,6 +1,7 @@
 """Final integer weights for a plan, and what the network made of them is worth."""
 
 from .bias_correction import correct_biases
+from .contest import Compared, contest
 from .drop import can_measure
 from .edited import accept_edits
 from .finalize import Finalized, StoredLayer, StoredPart, finalize_nearest, layer_shapes
@@ -10,19 +11,24 @@ from .judge import Candidate, Judged, judge, measure_finalized
 from .learn import Learning
 from .lossless import Way, find_least
 from .method import Method, Nearest, Progress
+from .named import MethodName, method_named
+from .options import GptqOptions
 from .rounding import LearnedRounding, UnitReport
 from .units import Granularity
 
 __all__ = [
     "Candidate",
+    "Compared",
     "Finalized",
     "Gptq",
+    "GptqOptions",
     "Granularity",
     "InputGram",
     "Judged",
     "LearnedRounding",
     "Learning",
     "Method",
+    "MethodName",
     "Nearest",
     "Progress",
     "StoredLayer",
@@ -31,6 +37,7 @@ __all__ = [
     "Way",
     "accept_edits",
     "can_measure",
+    "contest",
     "correct_biases",
     "finalize_nearest",
     "find_least",
@@ -38,4 +45,5 @@ __all__ = [
     "judge",
     "layer_shapes",
     "measure_finalized",
+    "method_named",
 ]

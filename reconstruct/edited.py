@@ -54,6 +54,7 @@ def _edited(plan: Plan, layers: tuple[LayerPlan, ...]) -> Plan:
             "refinement": None,
             "measured": None,
             "search": None,
+            "reconstruction": None,
             "assignment": assignment_digest(layers),
         }
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -17,8 +18,9 @@ from .gram import InputGram, position_count
 from .grids import LayerGrid
 from .method import Progress
 from .streams import Streams, walkable_blocks
+from .unit_store import UnitStore
 
-__all__ = ["Gptq", "gptq_layer", "gptq_next"]
+__all__ = ["Gptq", "gptq_layer", "gptq_next", "input_gram"]
 
 LAZY_COLUMNS = 64
 MOST_DAMPING = 1e3
@@ -85,7 +87,12 @@ class Gptq:
         return self.sequential and self.float_target
 
     def finalize(
-        self, network: Network, plan: Plan, data: Data, progress: Progress | None = None
+        self,
+        network: Network,
+        plan: Plan,
+        data: Data,
+        progress: Progress | None = None,
+        store: Path | None = None,
     ) -> Finalized:
         """Integer weights of a plan; the steps are those of nearest rounding.
 
@@ -95,20 +102,31 @@ class Gptq:
             Calibration inputs.
         progress : callable, optional
             Told (layers done, layers in all).
+        store : Path, optional
+            Folder for finished layers, from which an interrupted run goes on to the same result.
 
         Raises
         ------
         InputError
             The plan does not fit the network, or the network has several inputs.
         """
+        kept = UnitStore.of(store, self, network, plan, data)
         nearest = {layer.name: layer for layer in finalize_nearest(network, plan).layers}
         done: dict[str, StoredLayer] = {}
-        with ActivationStore(self.memory_bytes) as store:
-            streams = Streams(network, data, store, with_float=self.crossed)
+        with ActivationStore(self.memory_bytes) as activations:
+            streams = Streams(network, data, activations, with_float=self.crossed)
             for block in walkable_blocks(network, data):
                 streams.advance(block.entry)
                 for layer in block.layers:
-                    done[layer.name] = gptq_next(streams, layer, nearest[layer.name], self, len(data.inputs))
+                    start, number = nearest[layer.name], len(done)
+                    found = kept.load(number, [start])
+                    if found is None:
+                        done[layer.name] = gptq_next(streams, layer, start, self, len(data.inputs))
+                        kept.save(number, [done[layer.name]])
+                    else:
+                        (done[layer.name],) = found
+                        if self.sequential:
+                            streams.replace(layer, done[layer.name])
                     if progress is not None:
                         progress(len(done), len(network.layers))
         return Finalized(tuple(done[layer.name] for layer in network.layers))
@@ -123,7 +141,7 @@ def gptq_next(
 
     With `sequential` unset the streams stay those of the float network.
     """
-    gram = _input_gram(streams, layer, samples, settings)
+    gram = input_gram(streams, layer, samples, settings)
     stored = gptq_layer(rows(layer, streams.network.weight(layer)), gram, start, settings)
     if settings.sequential:
         streams.replace(layer, stored)
@@ -164,7 +182,8 @@ def gptq_layer(weight: Tensor, inputs: InputGram, start: StoredLayer, settings: 
     return grid.choose(grid.start(), codes, better[:, None].expand_as(weight))
 
 
-def _input_gram(streams: Streams, layer: Layer, samples: int, settings: Gptq) -> InputGram:
+def input_gram(streams: Streams, layer: Layer, samples: int, settings: Gptq) -> InputGram:
+    """Gram matrix of what enters a layer in the block at the cut of the streams, from the first `samples`."""
     schedule = streams.network.schedule
     gram = InputGram.empty(layer.groups, layer.fan_in, streams.network.device, cross=settings.crossed)
     wanted = max(LEAST_POSITIONS, settings.positions * layer.fan_in) / samples / len(layer.nodes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from ..allocator import Plan
@@ -23,7 +24,12 @@ class Method(Protocol):
     """
 
     def finalize(
-        self, network: Network, plan: Plan, data: Data, progress: Progress | None = None
+        self,
+        network: Network,
+        plan: Plan,
+        data: Data,
+        progress: Progress | None = None,
+        store: Path | None = None,
     ) -> Finalized:
         """Integer weights of the plan.
 
@@ -33,6 +39,8 @@ class Method(Protocol):
             Calibration inputs; labels are not read.
         progress : callable, optional
             Told (steps done, steps in all).
+        store : Path, optional
+            Folder for what is finished, from which an interrupted run goes on to the same result.
 
         Raises
         ------
@@ -44,10 +52,15 @@ class Method(Protocol):
 
 @dataclass(frozen=True)
 class Nearest:
-    """Round every weight to the nearest value of its grid; reads no data."""
+    """Round every weight to the nearest value of its grid; reads no data, and has nothing worth keeping."""
 
     def finalize(
-        self, network: Network, plan: Plan, data: Data, progress: Progress | None = None
+        self,
+        network: Network,
+        plan: Plan,
+        data: Data,
+        progress: Progress | None = None,
+        store: Path | None = None,
     ) -> Finalized:
         """Integer weights of the plan; see `finalize_nearest`."""
         return finalize_nearest(network, plan, on_layer=progress)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from ..allocator import Plan
 from ..errors import InputError
@@ -16,6 +17,7 @@ from .grids import LayerGrid
 from .learn import Learning, learn_rounding, output_error
 from .method import Progress
 from .streams import Streams, walkable_blocks
+from .unit_store import UnitStore
 from .units import Granularity, joined_blocks, output_size, unit_data, units_of
 
 __all__ = ["LearnedRounding", "UnitReport"]
@@ -108,6 +110,7 @@ class LearnedRounding:
         plan: Plan,
         data: Data,
         progress: Progress | None = None,
+        store: Path | None = None,
         on_unit: OnUnit | None = None,
     ) -> Finalized:
         """Integer weights of a plan; the steps are those of nearest rounding.
@@ -118,8 +121,10 @@ class LearnedRounding:
             Calibration inputs.
         progress : callable, optional
             Told (units done, units in all).
+        store : Path, optional
+            Folder for finished units, from which an interrupted run goes on to the same result.
         on_unit : callable, optional
-            Told what came of each unit.
+            Told what came of each unit that is learned now.
 
         Raises
         ------
@@ -127,21 +132,38 @@ class LearnedRounding:
             The plan does not fit the network, or the network has several inputs.
         """
         done = {layer.name: layer for layer in finalize_nearest(network, plan).layers}
-        with ActivationStore(self.memory_bytes) as store:
-            streams = Streams(network, data, store, with_float=True)
+        kept = UnitStore.of(store, self, network, plan, data)
+        done = {layer.name: layer for layer in finalize_nearest(network, plan).layers}
+        for report, count, total in self._walk(network, data, done, kept):
+            if progress is not None:
+                progress(count, total)
+            if on_unit is not None and report is not None:
+                on_unit(report)
+        return Finalized(tuple(done[layer.name] for layer in network.layers))
+
+    def _walk(
+        self, network: Network, data: Data, done: dict[str, StoredLayer], kept: UnitStore
+    ) -> Iterator[tuple[UnitReport | None, int, int]]:
+        """Learn unit after unit into `done`; yield what came of each, None where it was kept, and how far."""
+        with ActivationStore(self.memory_bytes) as activations:
+            streams = Streams(network, data, activations, with_float=True)
             blocks = joined_blocks(network, walkable_blocks(network, data), self.granularity)
             total = sum(len(units_of(block, self.granularity)) for block in blocks)
             count = 0
             for block in blocks:
                 streams.advance(block.entry)
                 for layers in units_of(block, self.granularity):
-                    report = self._learn(streams, block, layers, done, count)
+                    report = None
+                    found = kept.load(count, [done[layer.name] for layer in layers])
+                    if found is None:
+                        report = self._learn(streams, block, layers, done, count)
+                        kept.save(count, [done[layer.name] for layer in layers])
+                    else:
+                        for layer, stored in zip(layers, found, strict=True):
+                            done[layer.name] = stored
+                            streams.replace(layer, stored)
                     count += 1
-                    if progress is not None:
-                        progress(count, total)
-                    if on_unit is not None:
-                        on_unit(report)
-        return Finalized(tuple(done[layer.name] for layer in network.layers))
+                    yield report, count, total
 
     def _learn(
         self,

@@ -1,5 +1,6 @@
 """Scores: what every option of every layer costs in quality, and the document that keeps them."""
 
+from .candidates import OptionWeights
 from .chart import SensitivityData, draw_sensitivity, sensitivity_data
 from .confidence import doubtful_layers, with_confidence
 from .exact import ExactScores, score_exact
@@ -36,6 +37,7 @@ __all__ = [
     "Ledger",
     "Objective",
     "OptionScore",
+    "OptionWeights",
     "Posed",
     "Profile",
     "ProfileArrays",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -12,7 +13,10 @@ from ..errors import InputError
 from ..network import Layer, Network, rows
 from ..quantizer import Option, Quantizer
 
-__all__ = ["cut_of", "layer_options", "perturbations"]
+__all__ = ["OptionWeights", "cut_of", "layer_options", "perturbations"]
+
+OptionWeights: TypeAlias = Callable[[Layer, Sequence[Option], LayerCut], Tensor]
+"""From a layer, options that fit it, and its cut to what it weighs then, (channels, options, fan_in)."""
 
 
 def cut_of(layer: Layer, cut: str | None) -> LayerCut:
@@ -46,13 +50,27 @@ def layer_options(layer: Layer, options: Sequence[Option], cut: str | None = Non
 
 
 def perturbations(
-    network: Network, layer: Layer, options: Sequence[Option], quantizer: Quantizer, cut: str | None = None
+    network: Network,
+    layer: Layer,
+    options: Sequence[Option],
+    quantizer: Quantizer,
+    cut: str | None = None,
+    weights: OptionWeights | None = None,
 ) -> Tensor:
-    """``dW(o) = dequantized W - W``, shape (channels, options, fan_in); 0 for options that do not fit."""
+    """``dW(o) = dequantized W - W``, shape (channels, options, fan_in); 0 for options that do not fit.
+
+    Parameters
+    ----------
+    weights : callable, optional
+        Gives the dequantized weights; default: rounded to nearest by the quantizer.
+    """
     weight = rows(layer, network.weight(layer)).to(torch.float32)
-    strips = cut_of(layer, cut)
+    strips, fitting = cut_of(layer, cut), layer_options(layer, options, cut)
     deltas = torch.zeros(layer.channels, len(options), layer.fan_in, device=weight.device)
-    for index in layer_options(layer, options, cut):
+    if weights is not None:
+        deltas[:, fitting] = weights(layer, [options[index] for index in fitting], strips) - weight[:, None]
+        return deltas
+    for index in fitting:
         stored = quantizer.quantize(strips.to_rows(weight), options[index]).dequantize()
         deltas[:, index] = strips.from_rows(stored) - weight
     return deltas

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..network import Data, Network, batches, from_rows, kl_divergence
 from ..quantizer import Option, Quantizer
-from .candidates import layer_options, perturbations
+from .candidates import OptionWeights, layer_options, perturbations
 from .store import standard_error
 
 __all__ = ["ExactScores", "score_exact"]
@@ -38,6 +38,7 @@ def score_exact(
     options: Sequence[Option],
     quantizer: Quantizer,
     *,
+    weights: OptionWeights | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> ExactScores:
     """Loss of every option by measurement: layers times options replays of the rest of the network.
@@ -48,7 +49,9 @@ def score_exact(
     shape = (len(network.layers), len(options))
     total, square = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
     with torch.inference_mode():
-        changed = [_weights(network, index, options, quantizer) for index in range(len(network.layers))]
+        changed = [
+            _changed(network, index, options, quantizer, weights) for index in range(len(network.layers))
+        ]
         for part in batches(count, BATCH):
             replay = network.replay(data.inputs[part].to(network.device))
             reference: Tensor | None = None
@@ -65,12 +68,16 @@ def score_exact(
     return ExactScores(total / count, standard_error(total, square, count))
 
 
-def _weights(
-    network: Network, index: int, options: Sequence[Option], quantizer: Quantizer
+def _changed(
+    network: Network,
+    index: int,
+    options: Sequence[Option],
+    quantizer: Quantizer,
+    weights: OptionWeights | None,
 ) -> dict[int, Tensor]:
     layer = network.layers[index]
     weight = network.weight(layer)
-    deltas = perturbations(network, layer, options, quantizer)
+    deltas = perturbations(network, layer, options, quantizer, weights=weights)
     return {
         column: weight + from_rows(layer, deltas[:, column]).to(weight.dtype)
         for column in layer_options(layer, options)

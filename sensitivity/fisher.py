@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..network import Data, Layer, LayerCall, Network
 from ..quantizer import Option, Quantizer
-from .candidates import cut_of, perturbations
+from .candidates import OptionWeights, cut_of, perturbations
 from .folding import fold, row_count
 from .labels import Labels, cotangents, noise_count
 from .projections import project_strips
@@ -103,6 +103,7 @@ def score_fisher(
     settings: FisherSettings,
     *,
     around: Mapping[str, Tensor] | None = None,
+    weights: OptionWeights | None = None,
     store: Path | None = None,
     key: str = "",
     on_progress: Callable[[int, int], None] | None = None,
@@ -123,6 +124,8 @@ def score_fisher(
     around : mapping of str to Tensor, optional
         Tensors of a changed network at which the Fisher information is taken; the perturbations stay those of
         the float weights, so that differences between two options are what a move from one to the other does.
+    weights : callable, optional
+        Weights of the options in place of those rounded to nearest.
     store : Path, optional
         Folder for the partial sums; `key` names what they belong to, and sums under another key are ignored.
     on_progress : callable, optional
@@ -150,7 +153,8 @@ def score_fisher(
         kept = SpanStore.open(store, number, f"{key} {span[0].name} to {span[-1].name}")
         if kept.samples < count:
             deltas = {
-                layer.name: perturbations(network, layer, options, quantizer, settings.cut) for layer in span
+                layer.name: perturbations(network, layer, options, quantizer, settings.cut, weights)
+                for layer in span
             }
         while kept.samples < count:
             # Not a multiple of the chunk where an earlier run had chunks of another size.

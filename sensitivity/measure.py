@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..network import Data, Layer, Network, fingerprint
 from ..quantizer import Option, Quantizer
-from .candidates import cut_of, layer_options
+from .candidates import OptionWeights, cut_of, layer_options
 from .exact import ExactScores, score_exact
 from .feasible import ledger_of
 from .fisher import FisherScores, FisherSettings, score_fisher
@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 Method = Literal["fisher", "exact"]
+After = Literal["nearest", "gptq"]
 
 
 def profile_fingerprint(
@@ -41,11 +42,13 @@ def profile_fingerprint(
     quantizer: Quantizer,
     method: Method,
     settings: FisherSettings,
+    after: After = "nearest",
 ) -> Fingerprint:
     """What scores measured from these belong to; the memory bound changes no score and is left out."""
     chosen: dict[str, Any] = {
         "options": [str(option) for option in options],
         "quantizer": quantizer.settings(),
+        "after": after,
     }
     chosen |= {"method": method, "excluded": sorted(network.excluded)}
     if method == "fisher":
@@ -91,6 +94,8 @@ def measure_profile(
     quantizer: Quantizer | None = None,
     method: Method = "fisher",
     settings: FisherSettings | None = None,
+    after: After = "nearest",
+    weights: OptionWeights | None = None,
     store: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Profile, ProfileArrays | None]:
@@ -102,6 +107,10 @@ def measure_profile(
         In the order in which they shall stand, by `parse_options`.
     method : "fisher" or "exact"
         See `score_fisher` and `score_exact`.
+    after : "nearest" or "gptq"
+        What makes the `weights`, for the profile.
+    weights : callable, optional
+        Weights of the options, such as those that GPTQ makes of them; default: rounded to nearest.
     store : Path, optional
         Folder for partial sums of the Fisher scores, from which an interrupted run goes on.
 
@@ -119,20 +128,19 @@ def measure_profile(
     """
     quantizer = quantizer or Quantizer()
     settings = settings or FisherSettings()
-    print_ = profile_fingerprint(network, data, options, quantizer, method, settings)
+    print_ = profile_fingerprint(network, data, options, quantizer, method, settings, after)
     check_cut(network, method, settings.cut)
     began = time.perf_counter()
     scores: ExactScores | FisherScores
     if method == "exact":
-        scores = score_exact(network, data, options, quantizer, on_progress=on_progress)
+        scores = score_exact(network, data, options, quantizer, weights=weights, on_progress=on_progress)
     else:
         scores = score_fisher(
             network, data, options, quantizer, settings,
-            store=store, key=print_.text(), on_progress=on_progress,
+            weights=weights, store=store, key=print_.text(), on_progress=on_progress,
         )  # fmt: skip
-    return make_profile(
-        network, data, options, quantizer, settings, scores, print_, time.perf_counter() - began
-    )
+    seconds = time.perf_counter() - began
+    return make_profile(network, data, options, quantizer, settings, scores, print_, seconds, after)
 
 
 def make_profile(
@@ -144,6 +152,7 @@ def make_profile(
     scores: ExactScores | FisherScores,
     print_: Fingerprint,
     seconds: float,
+    after: After = "nearest",
 ) -> tuple[Profile, ProfileArrays | None]:
     """The document of scores, and its arrays.
 
@@ -168,6 +177,7 @@ def make_profile(
     _refuse_nonfinite(network, options, loss)
     profile = Profile(
         method=method,
+        after=after,
         labels=str(settings.labels) if method == "fisher" else None,
         draws=draws,
         data=data.name,

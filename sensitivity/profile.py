@@ -173,6 +173,8 @@ class Profile(_Document):
     ----------
     version : 1
     method : "fisher" or "exact"
+    after : "nearest" or "gptq"
+        What made the options' weights that were scored.
     labels, draws
         How directions were drawn (Fisher only).
     data : str
@@ -204,6 +206,7 @@ class Profile(_Document):
 
     version: Literal[1] = 1
     method: Literal["fisher", "exact"]
+    after: Literal["nearest", "gptq"] = "nearest"
     labels: Text | None = None
     draws: Count = 0
     data: Text

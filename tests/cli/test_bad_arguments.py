@@ -72,11 +72,11 @@ def test_a_budget_between_the_least_per_layer_and_per_channel_suits_layers_alone
         (("--seed", "-1"), "--seed"),
         (("--seed", str(10**30)), "--seed"),
         (("--unit", "network"), "--unit"),
-        (("--method", "guess"), "--method"),
+        (("--scores", "guess"), "--scores"),
         (("--no-such-option",), "--no-such-option"),
         (("--data", "nothing.npz"), "there is no file nothing.npz"),
         (("--eval-data", "nothing.npz"), "there is no file nothing.npz"),
-        (("--unit", "channel", "--method", "exact"), "--unit layer"),
+        (("--unit", "channel", "--scores", "exact"), "--unit layer"),
         (("--unit", "channel", "--options", "w2..4,w4t"), "--unit layer"),
     ],
 )

@@ -97,7 +97,7 @@ def test_without_labels_the_frontier_has_no_accuracy(
         (("--to", "much"), "'much' is not a budget"),
         (("--from", "1b"), "budget 1b is below"),
         (("--count", "0"), "--count"),
-        (("--unit", "channel", "--method", "exact"), "--unit layer"),
+        (("--unit", "channel", "--scores", "exact"), "--unit layer"),
     ],
 )
 def test_an_impossible_stretch_is_named_before_any_work(

@@ -55,7 +55,7 @@ def test_profile_prints_a_table_or_its_document(
 
 def test_exact_scores_go_through_the_stages_per_layer(allocate: Any, tmp_path: Path) -> None:
     out = tmp_path / "exact"
-    settings = ("--samples", "16", "--options", "w2,w8", "--method", "exact")
+    settings = ("--samples", "16", "--options", "w2,w8", "--scores", "exact")
     assert allocate("profile", "--out", out, *settings).code == 0
     assert not (out / "profile.safetensors").exists()
     assert allocate("solve", "--budget", "4b", "--unit", "layer", "--out", out).code == 0

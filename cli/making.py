@@ -1,0 +1,82 @@
+"""How integer weights are found, from the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..allocator import Plan
+from ..errors import InputError
+from ..network import Data, Network
+from ..reconstruct import Compared, Finalized, Method, MethodName, correct_biases, method_named
+from .arguments import MethodChoice
+from .console import Reporter
+from .folder import RunFolder
+from .inputs import bytes_of
+
+__all__ = ["Making", "compared_line", "making_of"]
+
+
+@dataclass(frozen=True)
+class Making:
+    """How integer weights are found.
+
+    Attributes
+    ----------
+    method : MethodName or None
+        None chooses the cheapest that is near the best.
+    iterations : int or None
+        Of learned rounding; None: its default.
+    correct : bool
+        Whether biases take back the mean shift of rounding.
+    seed, memory_bytes : int
+    """
+
+    method: MethodName | None
+    iterations: int | None
+    correct: bool
+    seed: int
+    memory_bytes: int
+
+    def named(self, name: MethodName) -> Method:
+        """A method with these settings."""
+        return method_named(name, iterations=self.iterations, seed=self.seed, memory_bytes=self.memory_bytes)
+
+    def of_many(self) -> Method:
+        """The method where a dozen plans and more are to be measured: GPTQ where none is named."""
+        return self.named(self.method or MethodName.GPTQ)
+
+    def carrier(
+        self, network: Network, data: Data, folder: RunFolder, reporter: Reporter
+    ) -> Callable[[Method, Plan], Finalized]:
+        """What finalizes a plan by a method, with a bar; what it has done is kept in the folder."""
+
+        def carry_out(method: Method, plan: Plan) -> Finalized:
+            with reporter.stage("weights") as progress:
+                finalized = method.finalize(network, plan, data, progress, folder.weight_parts)
+            return correct_biases(network, data, finalized) if self.correct else finalized
+
+        return carry_out
+
+
+def making_of(method: MethodChoice, iterations: int | None, correct: bool, seed: int, memory: str) -> Making:
+    """How integer weights are found, from arguments as they are written.
+
+    Raises
+    ------
+    InputError
+        Iterations for a method that has none.
+    """
+    name = None if method is MethodChoice.AUTO else MethodName(method.value)
+    if iterations is not None and name is not None and not name.is_learned:
+        raise InputError(
+            f"--iterations {iterations} is for learned rounding, and --method {name} has none; give --method "
+            "brecq or adaround, or leave it out"
+        )
+    return Making(name, iterations, correct, seed, bytes_of(memory))
+
+
+def compared_line(compared: Compared) -> str:
+    """What the automatic choice of a method learned, for people."""
+    how = "expected from a quick look" if compared.expected else "measured"
+    return f"  {compared.name}: loss {compared.loss:.4g}, {how}"

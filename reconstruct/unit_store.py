@@ -1,0 +1,77 @@
+"""Finished units of a method on disk, so that an interrupted run goes on where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..allocator import Plan
+from ..documents import replace_file
+from ..network import Data, Network, fingerprint
+from .finalize import StoredLayer
+
+__all__ = ["UnitStore"]
+
+
+class UnitStore:
+    """One file for every unit of a walk, written when the unit is done.
+
+    Parameters
+    ----------
+    folder : Path or None
+        None keeps nothing.
+    key : str
+        What the units belong to: units under another key are not seen.
+    """
+
+    def __init__(self, folder: Path | None, key: str) -> None:
+        self._folder = None if folder is None else folder / hashlib.sha256(key.encode()).hexdigest()[:16]
+
+    @classmethod
+    def of(cls, folder: Path | None, method: object, network: Network, plan: Plan, data: Data) -> UnitStore:
+        """The store of a method's run; `method` is told apart by its `repr`."""
+        if folder is None:
+            return cls(None, "")
+        of = fingerprint(network.tensors), fingerprint(data), plan.assignment, plan.quantizer
+        return cls(folder, f"{method!r} {of!r}")
+
+    def save(self, number: int, layers: Iterable[StoredLayer]) -> None:
+        """Keep the codes and steps of a unit."""
+        if self._folder is None:
+            return
+        tensors = {}
+        for layer in layers:
+            for index, part in enumerate(layer.parts):
+                tensors[f"{layer.name}/{index}/codes"] = part.rows.codes.contiguous().cpu()
+                tensors[f"{layer.name}/{index}/steps"] = part.rows.steps.contiguous().cpu()
+        with replace_file(self._folder / f"{number}.safetensors") as path:
+            save_file(tensors, path)
+
+    def load(self, number: int, starts: Iterable[StoredLayer]) -> list[StoredLayer] | None:
+        """A unit as it was kept, or None; `starts` are its layers as the plan has them rounded to nearest."""
+        if self._folder is None:
+            return None
+        path = self._folder / f"{number}.safetensors"
+        try:
+            tensors = load_file(path)
+            return [_filled(layer, tensors) for layer in starts]
+        except (OSError, SafetensorError, KeyError):
+            # Never written, or not whole: the unit is done again.
+            return None
+
+
+def _filled(layer: StoredLayer, tensors: Mapping[str, Tensor]) -> StoredLayer:
+    parts = []
+    for index, part in enumerate(layer.parts):
+        codes, steps = (
+            tensors[f"{layer.name}/{index}/{what}"].to(like.device)
+            for what, like in (("codes", part.rows.codes), ("steps", part.rows.steps))
+        )
+        parts.append(replace(part, rows=replace(part.rows, codes=codes, steps=steps)))
+    return replace(layer, parts=tuple(parts))

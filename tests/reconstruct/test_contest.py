@@ -1,0 +1,121 @@
+"""Which plan by which method: the cheap ones first, the dear ones only where they pay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import pytest
+
+from apportion.allocator import Plan
+from apportion.network import Data, Network
+from apportion.reconstruct import (
+    Compared,
+    Finalized,
+    Judged,
+    Method,
+    MethodName,
+    contest,
+    method_named,
+)
+
+Assign = Callable[[Mapping[str, Sequence[str]]], Plan]
+Uniform = Callable[[str], Plan]
+
+
+@pytest.fixture(scope="module")
+def uniform(plan: Plan, assign: Assign) -> Uniform:
+    """A plan with one option for all layers."""
+    return lambda option: assign({layer.name: [option] * layer.shape[0] for layer in plan.layers})
+
+
+class Contest:
+    """A contest of plans, and what was finalized and said in it."""
+
+    def __init__(self, network: Network, data: Data, iterations: int = 100) -> None:
+        self.network, self.data, self.iterations = network, data, iterations
+        self.carried: list[tuple[str, str]] = []
+        self.told: list[Compared] = []
+
+    def __call__(self, plans: Sequence[Plan], rival: Plan | None, method: MethodName | None) -> Judged:
+        def carry_out(chosen: Method, plan: Plan) -> Finalized:
+            self.carried.append((type(chosen).__name__, plan.main_option()))
+            return chosen.finalize(self.network, plan, self.data)
+
+        def named(name: MethodName) -> Method:
+            return method_named(name, iterations=self.iterations)
+
+        return contest(self.network, plans, rival, self.data, method, named, carry_out, self.told.append)
+
+
+@pytest.mark.parametrize("method", list(MethodName))
+def test_the_plan_says_how_its_weights_were_found(
+    network: Network, data: Data, uniform: Uniform, method: MethodName
+) -> None:
+    judged = Contest(network, data, 5)([uniform("w4")], uniform("w3"), method)
+    how = judged.kept.plan.reconstruction
+    assert how is not None
+    assert (how.method, how.compared, how.data) == (str(method), {}, data.name)
+    assert judged.kept.plan.guard is not None
+
+
+def test_plans_far_behind_after_gptq_are_not_learned_for(
+    network: Network, data: Data, uniform: Uniform
+) -> None:
+    ran = Contest(network, data, 5)
+    judged = ran([uniform("w2"), uniform("w4")], uniform("w3"), MethodName.BRECQ)
+    assert [option for name, option in ran.carried if name == "Gptq"] == ["w2", "w4", "w3"]
+    assert [option for name, option in ran.carried if name == "LearnedRounding"] == ["w4"]
+    # The uniform plan is shown and compared all the same.
+    assert judged.uniform is not None
+    guard = judged.kept.plan.guard
+    assert guard is not None
+    assert (guard.option, guard.kept) == ("w3", "plan")
+    assert guard.uniform_loss == judged.uniform.quality.loss > guard.plan_loss
+
+
+def test_a_uniform_plan_that_alone_is_good_wins(network: Network, data: Data, uniform: Uniform) -> None:
+    judged = Contest(network, data, 5)([uniform("w2")], uniform("w8"), MethodName.BRECQ)
+    guard = judged.kept.plan.guard
+    assert guard is not None
+    assert (guard.option, guard.kept) == ("w8", "uniform")
+    assert judged.kept.plan.reconstruction is not None
+
+
+def test_eight_bits_need_no_more_than_rounding_to_nearest(
+    network: Network, data: Data, uniform: Uniform
+) -> None:
+    ran = Contest(network, data)
+    judged = ran([uniform("w8")], None, None)
+    assert {name for name, _ in ran.carried} == {"Nearest"}
+    how = judged.kept.plan.reconstruction
+    assert how is not None
+    assert how.method == "nearest"
+    assert how.compared == {"nearest": judged.kept.quality.loss}
+
+
+@pytest.mark.parametrize("option", ["w2", "w3", "w4"])
+def test_the_cheapest_method_within_the_margin_is_taken(
+    network: Network, data: Data, uniform: Uniform, option: str
+) -> None:
+    ran = Contest(network, data)
+    judged = ran([uniform(option)], None, None)
+    how = judged.kept.plan.reconstruction
+    assert how is not None
+    assert how.compared == {compared.name: compared.loss for compared in ran.told}
+    assert list(how.compared) == ["nearest", "gptq", "brecq"][: len(how.compared)]
+    best = min(how.compared.values())
+    # Of two steps, each may give up the margin.
+    assert how.compared[how.method] <= max(1.5**2 * best, best + 2 * 0.002)
+    cheaper = list(how.compared)[: list(how.compared).index(how.method)]
+    for name in cheaper:
+        assert how.compared[name] > 1.5 * how.compared[how.method]
+    assert [told.expected for told in ran.told] == [told.name == "brecq" for told in ran.told]
+
+
+def test_at_two_bits_learning_pays(network: Network, data: Data, uniform: Uniform) -> None:
+    ran = Contest(network, data, 300)
+    judged = ran([uniform("w2")], None, None)
+    how = judged.kept.plan.reconstruction
+    assert how is not None
+    assert how.method == "brecq"
+    assert judged.kept.quality.loss < how.compared["gptq"] / 1.5

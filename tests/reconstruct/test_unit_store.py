@@ -1,0 +1,95 @@
+"""A method that is cut off goes on where it stopped, to the same weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from apportion.allocator import Plan
+from apportion.network import Data, Network
+from apportion.reconstruct import (
+    Finalized,
+    Gptq,
+    LearnedRounding,
+    Learning,
+    Method,
+    Nearest,
+    UnitReport,
+)
+
+LEARNED = LearnedRounding(learning=Learning(iterations=20, batch=16))
+CUT_OFF = 3
+
+
+class CutOffError(Exception):
+    """In the place of a power failure."""
+
+
+def cut_off(method: Method, network: Network, plan: Plan, data: Data, store: Path) -> None:
+    """Run a method until its third unit is done."""
+
+    def stop(done: int, total: int) -> None:
+        if done == CUT_OFF:
+            raise CutOffError
+
+    with pytest.raises(CutOffError):
+        method.finalize(network, plan, data, stop, store)
+
+
+def same(first: Finalized, second: Finalized) -> bool:
+    return all(
+        torch.equal(one.rows.codes, other.rows.codes) and torch.equal(one.rows.steps, other.rows.steps)
+        for layer, twin in zip(first.layers, second.layers, strict=True)
+        for one, other in zip(layer.parts, twin.parts, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    "method", [Gptq(), Gptq(sequential=False), LEARNED], ids=["gptq", "parallel", "brecq"]
+)
+def test_a_run_that_is_cut_off_goes_on_to_the_same_weights(
+    network: Network, plan: Plan, data: Data, tmp_path: Path, method: Method
+) -> None:
+    cut_off(method, network, plan, data, tmp_path)
+    assert same(method.finalize(network, plan, data, store=tmp_path), method.finalize(network, plan, data))
+
+
+def test_only_what_is_missing_is_learned(network: Network, plan: Plan, data: Data, tmp_path: Path) -> None:
+    cut_off(LEARNED, network, plan, data, tmp_path)
+    told: list[UnitReport] = []
+    LEARNED.finalize(network, plan, data, store=tmp_path, on_unit=told.append)
+    everything: list[UnitReport] = []
+    LEARNED.finalize(network, plan, data, on_unit=everything.append)
+    assert [report.layers for report in told] == [report.layers for report in everything[CUT_OFF:]]
+    told.clear()
+    LEARNED.finalize(network, plan, data, store=tmp_path, on_unit=told.append)
+    assert told == []
+
+
+def test_a_damaged_unit_is_done_again(network: Network, plan: Plan, data: Data, tmp_path: Path) -> None:
+    whole = Gptq().finalize(network, plan, data, store=tmp_path)
+    files = sorted(tmp_path.rglob("*.safetensors"))
+    assert len(files) == len(network.layers)
+    files[0].write_bytes(files[0].read_bytes()[:-1])
+    files[1].write_bytes(b"")
+    files[2].unlink()
+    assert same(Gptq().finalize(network, plan, data, store=tmp_path), whole)
+
+
+def test_units_of_other_settings_plans_and_data_are_not_seen(
+    network: Network, plan: Plan, data: Data, tmp_path: Path
+) -> None:
+    fewer = Data(data.inputs[:32], None, data.name)
+    for settings, inputs in ((Gptq(), data), (Gptq(damping=0.1), data), (Gptq(), fewer)):
+        kept = settings.finalize(network, plan, inputs, store=tmp_path)
+        assert same(kept, settings.finalize(network, plan, inputs))
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_nothing_is_kept_of_rounding_to_nearest(
+    network: Network, plan: Plan, data: Data, tmp_path: Path
+) -> None:
+    Nearest().finalize(network, plan, data, store=tmp_path)
+    assert list(tmp_path.iterdir()) == []
