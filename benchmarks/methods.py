@@ -1,26 +1,28 @@
-"""Held-out quality of one plan's weights under every method of reconstruction, and what each costs.
+"""Held-out quality of the same plans' weights under every method of reconstruction, and what each costs.
 
     python benchmarks/methods.py cifar10_resnet20
 
-Uniform plans, first and last layer at 8 bits. Methods see calibration images only; the weights are then
-measured on other images. Outcomes of several runs are merged: a run of some methods or options leaves the
-others' as they are.
+Uniform plans with the first and last layer at 8 bits, and plans solved from Fisher scores per layer and per
+channel. Methods see calibration images only; the weights are then measured on other images. Outcomes of
+several runs are merged: a run of some methods or plans leaves the others' as they are.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import threading
 import time
-from typing import Any
+from typing import Any, Self
 
+import psutil
 import torch
-from networks import NETWORKS, RESNET, VIT, Subject, load_subject
+from networks import MOBILENET, NETWORKS, RESNET, VIT, Subject, load_subject
 from report import RESULTS, Table, write_report
 
 from apportion.allocator import Complexity, LayerPlan, Plan, assignment_digest
 from apportion.network import Data, Network, float_logits
-from apportion.quantizer import Quantizer, parse_option, stored_bits
+from apportion.quantizer import Quantizer, parse_option, parse_options, stored_bits
 from apportion.reconstruct import (
     Gptq,
     Granularity,
@@ -31,10 +33,19 @@ from apportion.reconstruct import (
     layer_shapes,
     measure_finalized,
 )
+from apportion.sensitivity import Objective, measure_profile, solve_plan
 
-OPTIONS = ("w2", "w3", "w4", "w2x2")
+UNIFORM = ("w2", "w3", "w4", "w2x2", "w4x2")
+SOLVED = {
+    "3b per layer": ("3b", "layer"),
+    "3.5b per layer": ("3.5b", "layer"),
+    "3b per channel": ("3b", "channel"),
+    "3.5b per channel": ("3.5b", "channel"),
+    "4b per channel": ("4b", "channel"),
+}
+PLANS = (*UNIFORM, *SOLVED)
 ENDS = "w8"
-SAMPLES = {RESNET: 1024, VIT: 256}
+SAMPLES = {RESNET: 1024, MOBILENET: 256, VIT: 128}
 JUDGED_ON = 1000
 METHODS: dict[str, Method] = {
     "nearest": Nearest(),
@@ -54,10 +65,10 @@ Cells = dict[str, dict[str, dict[str, float]]]
 
 
 def main() -> None:
-    """Measure the networks, methods and options named on the command line."""
+    """Measure the networks, methods and plans named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("networks", nargs="*", default=[RESNET])
-    parser.add_argument("--options", nargs="+", default=list(OPTIONS), choices=OPTIONS)
+    parser.add_argument("--plans", nargs="+", default=list(PLANS), choices=PLANS)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
@@ -65,10 +76,10 @@ def main() -> None:
         parser.error(f"{unknown[0]} is not one of {', '.join(NETWORKS)}")
     torch.set_num_threads(arguments.threads)
     for name in arguments.networks:
-        measure(name, arguments.options, arguments.methods)
+        measure(name, arguments.plans, arguments.methods)
 
 
-def measure(name: str, options: list[str], methods: list[str]) -> None:
+def measure(name: str, plans: list[str], methods: list[str]) -> None:
     """Write results/methods_<name>.{json,md}."""
     subject = load_subject(name, SAMPLES.get(name, 256))
     labels = subject.held_out.labels
@@ -76,11 +87,16 @@ def measure(name: str, options: list[str], methods: list[str]) -> None:
     judge = Data(subject.held_out.inputs[:JUDGED_ON], labels[:JUDGED_ON], subject.held_out.name)
     reference = float_logits(subject.network, judge)
     cells = _known(name)
-    for option in options:
-        plan = uniform_plan(subject.network, option)
+    scores = measure_profile(subject.network, subject.calibration, parse_options("w2..8"))
+    for option in plans:
+        if option in SOLVED:
+            plan = solve_plan(*scores, *SOLVED[option], objective=Objective.ADDITIVE)
+        else:
+            plan = uniform_plan(subject.network, option)
         for method in methods:
             wall, processor = time.perf_counter(), time.process_time()
-            finalized = METHODS[method].finalize(subject.network, plan, subject.calibration)
+            with PeakMemory() as peak:
+                finalized = METHODS[method].finalize(subject.network, plan, subject.calibration)
             wall, processor = time.perf_counter() - wall, time.process_time() - processor
             quality = measure_finalized(subject.network, finalized, judge, reference)
             cells.setdefault(method, {})[option] = {
@@ -91,9 +107,34 @@ def measure(name: str, options: list[str], methods: list[str]) -> None:
                 "average_bits": plan.complexity.average_bits,
                 "seconds": wall,
                 "processor_seconds": processor,
+                "peak_mib": peak.mib,
             }
             print(name, option, method, cells[method][option], flush=True)
             _write(subject, len(judge.inputs), cells)
+
+
+class PeakMemory:
+    """The most memory of this process while a block runs, above what it had before, in MiB."""
+
+    def __enter__(self) -> Self:
+        self._process = psutil.Process()
+        self._before = self._most = self._process.memory_info().rss
+        self._done = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        self._watcher.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._done.set()
+        self._watcher.join()
+
+    @property
+    def mib(self) -> float:
+        return (self._most - self._before) / 2**20
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.02):
+            self._most = max(self._most, self._process.memory_info().rss)
 
 
 def uniform_plan(network: Network, option: str) -> Plan:
@@ -148,21 +189,21 @@ def _known(name: str) -> Cells:
 def _write(subject: Subject, judged_on: int, cells: Cells) -> None:
     some = next(iter(next(iter(cells.values())).values()))
     bits = {option: cell["average_bits"] for found in cells.values() for option, cell in found.items()}
-    options = [option for option in OPTIONS if option in bits]
+    plans = [plan for plan in PLANS if plan in bits]
 
     def table(title: str, key: str, scale: float = 1.0) -> Table:
         rows: list[list[Any]] = [
-            [method, *(_shown(cells[method].get(option), key, scale) for option in options)]
+            [method, *(_shown(cells[method].get(option), key, scale) for option in plans)]
             for method in METHODS
             if method in cells
         ]
-        return Table(title, ["method", *options], rows)
+        return Table(title, ["method", *plans], rows)
 
     notes = [
         f"{subject.name}: {subject.calibration.name} for calibration, judged on the first {judged_on} of "
         f"{subject.held_out.name}. Float top-1 {100 * some['float_accuracy']:.2f}%. First and last layer "
         "w8, all others the option of the column; average stored bits, steps included: "
-        + ", ".join(f"{option} {bits[option]:.2f}" for option in options)
+        + ", ".join(f"{option} {bits[option]:.2f}" for option in plans)
         + ". One step per channel by squared error, which no method changes.",
         "Learned rounding by default: "
         f"{Learning().iterations:,} iterations of {Learning().batch} samples per unit. Processor seconds are "
@@ -177,6 +218,7 @@ def _write(subject: Subject, judged_on: int, cells: Cells) -> None:
             table("Top-1 in percent", "accuracy", 100.0),
             table("Wall seconds", "seconds"),
             table("Processor seconds", "processor_seconds"),
+            table("Peak memory above what was there before, MiB", "peak_mib"),
         ],
         notes,
         {"cells": cells},
@@ -184,7 +226,7 @@ def _write(subject: Subject, judged_on: int, cells: Cells) -> None:
 
 
 def _shown(cell: dict[str, float] | None, key: str, scale: float) -> float | None:
-    return None if cell is None else scale * cell[key]
+    return scale * cell[key] if cell is not None and key in cell else None
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import typer
 from ..allocator import read_plan, write_plan
 from ..errors import InputError
 from ..quantizer import PointFit, Rounding, StepSearch
+from ..reconstruct import MethodName
 from ..sensitivity import Labels, check_feasible, read_profile, solve_plan, with_confidence
 from .arguments import (
     OPTIONS,
@@ -200,7 +201,8 @@ def allocate(
     )
     profile, arrays = job.profile(inputs, scoring, force=force)
     if tolerance is None:
-        plans = job.solve(profile, arrays, limits, unit, objective.objective(), time_limit)
+        nearest = making.method is MethodName.NEAREST
+        plans = job.solve(profile, arrays, limits, unit, objective.objective(), time_limit, nearest=nearest)
         if refine:
             plans = [job.refine(inputs, profile, arrays, plans[0], refine), *plans]
         judged = job.finalize(inputs, profile, plans, making)

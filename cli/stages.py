@@ -113,11 +113,17 @@ class Job:
         unit: str,
         objective: Objective | None = None,
         time_limit_s: float | None = None,
+        *,
+        nearest: bool = True,
     ) -> list[Plan]:
-        """The plans that compete within the limits: one per unit of choice."""
+        """The plans that compete within the limits: one per unit of choice and objective.
+
+        Below the layer interactions are counted where weights are rounded to `nearest`; what GPTQ and learned
+        rounding make of them is another matter, so that plans with and without then compete.
+        """
         began = time.perf_counter()
 
-        def solved(unit: str) -> Plan:
+        def solved(unit: str, objective: Objective | None) -> Plan:
             return solve_plan(
                 profile,
                 arrays,
@@ -129,13 +135,18 @@ class Job:
                 time_limit_s=time_limit_s,
             )
 
-        *rivals, last = competing_units(profile, arrays, unit)
-        plans = []
-        for rival in rivals:
+        both = objective is None and not nearest and arrays is not None and arrays.factors is not None
+        ways = [
+            (each, choice)
+            for each in competing_units(profile, arrays, unit)
+            for choice in ((None, Objective.ADDITIVE) if both and each != "layer" else (objective,))
+        ]
+        plans: list[Plan] = []
+        for each, choice in ways[:-1]:
             # Channel codes can put the least channel plan just above a budget that a layer plan meets.
             with contextlib.suppress(InfeasibleError):
-                plans.append(solved(rival))
-        plans.append(solved(last))
+                plans.append(solved(each, choice))
+        plans.append(solved(*ways[-1]))
         self._took("solve", began)
         return plans
 

@@ -6,7 +6,17 @@ from math import prod
 
 from rich.table import Table
 
-from ..allocator import SIZE, LayerPlan, Measured, Plan, parse_budget, parse_tolerance, parse_unit
+from ..allocator import (
+    SIZE,
+    LayerPlan,
+    Measured,
+    Plan,
+    Reconstruction,
+    parse_budget,
+    parse_tolerance,
+    parse_unit,
+)
+from ..reconstruct import MethodName
 from ..sensitivity import Profile
 
 __all__ = ["plan_lines", "plan_table", "profile_table", "quality_table"]
@@ -62,6 +72,8 @@ def plan_lines(plan: Plan) -> list[str]:
         )
         lines.extend(_price_line(plan, name, price) for name, price in certificate.shadow_prices.items())
     lines.extend(_cost_line(plan, name, cost) for name, cost in plan.complexity.costs.items())
+    if plan.reconstruction is not None:
+        lines.append(_method_line(plan.reconstruction))
     if plan.refinement is not None:
         moves = plan.refinement
         lines.append(
@@ -75,6 +87,17 @@ def plan_lines(plan: Plan) -> list[str]:
             f"{guard.uniform_loss:.4g}, the solved plan {guard.plan_loss:.4g}"
         )
     return lines + (_search_lines(plan) if plan.search is not None else [])
+
+
+def _method_line(how: Reconstruction) -> str:
+    """How the weights were found, and why so."""
+    if not how.compared:
+        return f"weights by {how.method}"
+    losses = ", ".join(
+        f"{name} {'about ' if name == MethodName.BRECQ else ''}{loss:.3g}"
+        for name, loss in how.compared.items()
+    )
+    return f"weights by {how.method}, the cheapest near the best; loss on {how.data}: {losses}"
 
 
 def _price_line(plan: Plan, name: str, price: float) -> str:
@@ -120,8 +143,9 @@ def _search_lines(plan: Plan) -> list[str]:
 
 def profile_table(profile: Profile) -> Table:
     """Loss of every option of every layer."""
+    after = " by GPTQ" if profile.after == "gptq" else ""
     table = Table(
-        title=f"KL to float when one layer is quantized, {profile.method}, {profile.samples} samples"
+        title=f"KL to float when one layer is quantized{after}, {profile.method}, {profile.samples} samples"
     )
     table.add_column("layer", overflow="fold")
     for option in profile.options:

@@ -1,0 +1,132 @@
+"""How the weights are found: what the command takes, what the plan says, and going on after a kill."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import apportion
+
+LEARNED = (
+    "--budget", "2.6b", "--unit", "layer", "--options", "w2,w4", "--samples", "64", "--method", "brecq",
+    "--iterations", "60",
+)  # fmt: skip
+PATIENCE_S = 120
+
+
+@pytest.mark.parametrize("method", ["nearest", "gptq", "adaround", "brecq"])
+def test_the_method_is_used_stated_and_printed(
+    allocate: Any, fast: tuple[str, ...], tmp_path: Path, method: str
+) -> None:
+    few = () if method in ("nearest", "gptq") else ("--iterations", "5")
+    arguments = (
+        "--budget",
+        "3b",
+        *fast,
+        "--unit",
+        "layer",
+        "--method",
+        method,
+        *few,
+        "--out",
+        tmp_path / "run",
+    )
+    outcome = allocate(*arguments)
+    assert outcome.code == 0, outcome
+    assert f"weights by {method}" in outcome.out
+    plan = apportion.read_plan(tmp_path / "run" / "plan.json")
+    assert plan.reconstruction is not None
+    assert plan.reconstruction.method == method
+    assert not (tmp_path / "run" / "weights.parts").exists()
+    assert f"weights by {method}" in allocate("show", tmp_path / "run").out
+
+
+def test_learned_weights_are_better_than_gptq_and_gptq_than_nearest(allocate: Any, tmp_path: Path) -> None:
+    losses = []
+    for method in ("nearest", "gptq", "brecq"):
+        few = ("--iterations", "200") if method == "brecq" else ()
+        outcome = allocate(
+            "--budget", "2.3b", "--unit", "layer", "--options", "w2,w4", "--samples", "256", "--json",
+            "--method", method, *few, "--out", tmp_path / method,
+        )  # fmt: skip
+        assert outcome.code == 0, outcome
+        losses.append(outcome.json["plan"]["measured"]["loss"])
+    assert losses[1] < losses[0] / 5
+    assert losses[2] < losses[1]
+
+
+def test_auto_says_what_it_compared(allocate: Any, fast: tuple[str, ...], tmp_path: Path) -> None:
+    outcome = allocate("--budget", "3b", *fast, "--iterations", "50", "--out", tmp_path / "run")
+    assert outcome.code == 0, outcome
+    how = apportion.read_plan(tmp_path / "run" / "plan.json").reconstruction
+    assert how is not None
+    assert list(how.compared)[:2] == ["nearest", "gptq"]
+    assert how.method in how.compared
+    for name in how.compared:
+        assert f"{name}: loss" in outcome.err
+    assert f"weights by {how.method}, the cheapest near the best" in " ".join(outcome.out.split())
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(allocate: Any, packed: Any, tmp_path: Path) -> None:
+    cut, whole = tmp_path / "cut", tmp_path / "whole"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "apportion", *LEARNED, "--out", str(cut)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+    def learned() -> list[Path]:
+        # Units of learned rounding come after those of GPTQ, in a folder of their own.
+        folders = sorted((cut / "weights.parts").glob("*"), key=lambda path: path.stat().st_mtime)
+        return [] if len(folders) < 2 else sorted(folders[-1].glob("*.safetensors"))
+
+    deadline = time.monotonic() + PATIENCE_S
+    while len(learned()) < 3 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.kill()
+    process.communicate(timeout=PATIENCE_S)
+    assert not (cut / "plan.json").exists()
+    assert len(learned()) >= 3
+
+    assert allocate(*LEARNED, "--out", cut).code == 0
+    assert not (cut / "weights.parts").exists()
+    assert allocate(*LEARNED, "--out", whole).code == 0
+    assert packed(cut) == packed(whole)
+
+
+def test_scores_after_gptq_are_another_profile(allocate: Any, refused: Any, tmp_path: Path) -> None:
+    few = ("--samples", "16", "--options", "w2,w8")
+    assert allocate("profile", *few, "--after", "gptq", "--out", tmp_path / "run").code == 0
+    profile = apportion.read_profile(tmp_path / "run" / "profile.json")[0]
+    assert profile.after == "gptq"
+    assert "by GPTQ" in allocate("show", tmp_path / "run" / "profile.json").out
+    assert "measured with other inputs" in refused("profile", *few, "--out", tmp_path / "run")
+
+
+def test_a_plan_is_finalized_by_the_method_asked_for(allocate: Any, finished: Path) -> None:
+    outcome = allocate(
+        "finalize", "--force", "--samples", "64", "--method", "gptq", "--json", "--out", finished
+    )
+    assert outcome.code == 0, outcome
+    assert outcome.json["plan"]["reconstruction"]["method"] == "gptq"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--budget", "4b", "--method", "gptq", "--iterations", "9"), "--method gptq has none"),
+        (("--budget", "4b", "--method", "guess"), "--method"),
+        (("--budget", "4b", "--iterations", "0"), "--iterations"),
+        (("profile", "--until-stable", "--after", "gptq"), "leave one of the two out"),
+        (("frontier", "--method", "nearest", "--iterations", "9"), "--method nearest has none"),
+    ],
+)
+def test_what_cannot_be_is_refused(
+    refused: Any, tmp_path: Path, arguments: tuple[str, ...], reason: str
+) -> None:
+    assert reason in refused(*arguments, "--out", tmp_path / "run")
