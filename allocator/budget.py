@@ -147,11 +147,6 @@ def average_budget(weight_bits: int, weight_count: int) -> str:
 
 
 def _total(name: str, number: Decimal, multiple: str, given: str) -> Budget:
-    if name == "macs":
-        raise InputError(
-            f"the budget '{given}' limits multiply-accumulates, which no option changes; limit bit "
-            "operations instead, such as bops=2.5G"
-        )
     if multiple not in MULTIPLES:
         raise InputError(f"'{multiple}' in the budget '{given}' is not a multiple; {NAMED_GRAMMAR}")
     value = number * MULTIPLES[multiple]

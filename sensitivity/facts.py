@@ -17,7 +17,7 @@ from .profile import Profile
 
 __all__ = [
     "LayerFacts",
-    "bops_table",
+    "counted_table",
     "facts_of_network",
     "facts_of_profile",
     "refuse_tensor_steps",
@@ -118,15 +118,23 @@ def facts_of_network(
     )
 
 
-def bops_table(facts: Sequence[LayerFacts], options: Sequence[str]) -> CostTable:
-    """Bit operations of one sample: ``macs * bits * points * 32``, since activations stay 32-bit floats."""
+def counted_table(quantity: str, facts: Sequence[LayerFacts], options: Sequence[str]) -> CostTable:
+    """What one sample takes, counted from the network.
+
+    ``macs``: the multiply-accumulates of a layer for every point. ``bops``: bit operations,
+    ``macs * points * bits * 32``, since activations stay 32-bit floats.
+
+    Parameters
+    ----------
+    quantity : "macs" or "bops"
+    """
     parsed = {text: parse_option(text) for text in options}
+    bits = {text: option.bits * ACTIVATION_BITS if quantity == BOPS else 1 for text, option in parsed.items()}
     return CostTable(
-        BOPS,
+        quantity,
         {
             layer.name: {
-                text: float(layer.macs * option.bits * option.points * ACTIVATION_BITS)
-                for text, option in parsed.items()
+                text: float(layer.macs * option.points * bits[text]) for text, option in parsed.items()
             }
             for layer in facts
         },

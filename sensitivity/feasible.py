@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from ..allocator import (
-    BOPS,
+    COUNTED,
     SIZE,
     Budget,
     Constraints,
@@ -22,7 +22,7 @@ from ..allocator import (
 from ..errors import InfeasibleError, InputError
 from ..network import Network
 from ..quantizer import Option
-from .facts import LayerFacts, bops_table, facts_of_network, resolve
+from .facts import LayerFacts, counted_table, facts_of_network, resolve
 from .problems import Posed, pose_facts
 
 __all__ = [
@@ -113,7 +113,7 @@ def tables_for(
     facts: Sequence[LayerFacts],
     options: Sequence[str],
 ) -> tuple[CostTable, ...]:
-    """The tables given, and bit operations where a budget limits them and no table states them.
+    """The tables given, and what is counted where a budget limits it and no table states it.
 
     Raises
     ------
@@ -125,15 +125,15 @@ def tables_for(
     if twice:
         raise InputError(f"a table is named {twice[0]}, which is taken; give every table a name of its own")
     for budget in budgets:
-        if budget.quantity not in (SIZE, BOPS, *names):
-            known = ", ".join(dict.fromkeys((SIZE, BOPS, *names)))
+        if budget.quantity not in (SIZE, *COUNTED, *names):
+            known = ", ".join(dict.fromkeys((SIZE, *COUNTED, *names)))
             raise InputError(
                 f"the budget {budget} limits {budget.quantity}, which is none of {known}; give its costs "
                 f"with --table {budget.quantity}=FILE"
             )
-    if BOPS not in names and any(budget.quantity == BOPS for budget in budgets):
-        return (*tables, bops_table(facts, options))
-    return tuple(tables)
+    limited = {budget.quantity for budget in budgets}
+    counted = (quantity for quantity in COUNTED if quantity in limited and quantity not in names)
+    return (*tables, *(counted_table(quantity, facts, options) for quantity in counted))
 
 
 def check_feasible(

@@ -171,13 +171,31 @@ def test_bit_operations_need_no_table_and_one_budget_of_them_is_enough(make_prof
     assert set(_prices(plan)) == {"bops"}
 
 
+def test_multiply_accumulates_are_paid_for_every_point(make_profile: MakeProfile) -> None:
+    profile, arrays = make_profile(options="w4x1..2")
+    macs = sum(layer.macs for layer in profile.layers)
+    budget = 3 * macs // 2
+    for unit in ("layer", "channel"):
+        plan = solve_plan(profile, arrays, f"macs={budget}", unit)
+        paid = sum(
+            layer.macs * (share.get("w4", 0.0) + 2 * share.get("w4x2", 0.0))
+            for layer, share in zip(
+                profile.layers, (each.option_shares() for each in plan.layers), strict=True
+            )
+        )
+        assert plan.complexity.costs == {"macs": pytest.approx(paid)}
+        assert macs < paid <= budget
+    with pytest.raises(InfeasibleError, match=r"macs"):
+        solve_plan(profile, arrays, f"macs={macs - 1}", "layer")
+
+
 @pytest.mark.parametrize(
     ("budgets", "reason"),
     [
         ([], r"no budget is given"),
         (
             ["energy=3"],
-            r"budget energy=3 limits energy, which is none of size, bops, latency; .* --table energy=",
+            r"budget energy=3 limits energy, which is none of size, macs, bops, latency; .* --table energy=",
         ),
         (
             ["latency=0.001"],
