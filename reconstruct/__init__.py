@@ -1,5 +1,6 @@
 """Final integer weights for a plan, and what the network made of them is worth."""
 
+from .adaquant import AdaQuant
 from .bias_correction import correct_biases
 from .drop import can_measure
 from .edited import accept_edits
@@ -11,9 +12,11 @@ from .learn import Learning
 from .lossless import Way, find_least
 from .method import Method, Nearest, Progress
 from .rounding import LearnedRounding, UnitReport
+from .straight_through import StraightThrough
 from .units import Granularity
 
 __all__ = [
+    "AdaQuant",
     "Candidate",
     "Finalized",
     "Gptq",
@@ -27,6 +30,7 @@ __all__ = [
     "Progress",
     "StoredLayer",
     "StoredPart",
+    "StraightThrough",
     "UnitReport",
     "Way",
     "accept_edits",
