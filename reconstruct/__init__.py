@@ -8,6 +8,7 @@ from .finalize import Finalized, StoredLayer, StoredPart, finalize_nearest, laye
 from .gptq import Gptq, gptq_layer
 from .gram import InputGram
 from .judge import Candidate, Judged, judge, measure_finalized
+from .lapq import Lapq
 from .learn import Learning
 from .lossless import Way, find_least
 from .method import Method, Nearest, Progress
@@ -23,6 +24,7 @@ __all__ = [
     "Granularity",
     "InputGram",
     "Judged",
+    "Lapq",
     "LearnedRounding",
     "Learning",
     "Method",
