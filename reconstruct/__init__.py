@@ -11,6 +11,7 @@ from .judge import Candidate, Judged, judge, measure_finalized
 from .lapq import Lapq
 from .learn import Learning
 from .lossless import Way, find_least
+from .match_statistics import match_statistics
 from .method import Method, Nearest, Progress
 from .rounding import LearnedRounding, UnitReport
 from .straight_through import StraightThrough
@@ -43,5 +44,6 @@ __all__ = [
     "gptq_layer",
     "judge",
     "layer_shapes",
+    "match_statistics",
     "measure_finalized",
 ]
