@@ -2,6 +2,8 @@
 
 from .adaquant import AdaQuant
 from .bias_correction import correct_biases
+from .bias_tuning import tune_biases
+from .corrections import Corrected, Correction, correct
 from .drop import can_measure
 from .edited import accept_edits
 from .finalize import Finalized, StoredLayer, StoredPart, finalize_nearest, layer_shapes
@@ -20,6 +22,8 @@ from .units import Granularity
 __all__ = [
     "AdaQuant",
     "Candidate",
+    "Corrected",
+    "Correction",
     "Finalized",
     "Gptq",
     "Granularity",
@@ -38,6 +42,7 @@ __all__ = [
     "Way",
     "accept_edits",
     "can_measure",
+    "correct",
     "correct_biases",
     "finalize_nearest",
     "find_least",
@@ -46,4 +51,5 @@ __all__ = [
     "layer_shapes",
     "match_statistics",
     "measure_finalized",
+    "tune_biases",
 ]
