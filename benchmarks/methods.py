@@ -22,8 +22,12 @@ from apportion.allocator import Complexity, LayerPlan, Plan, assignment_digest
 from apportion.network import Data, Network, float_logits
 from apportion.quantizer import Quantizer, parse_option, stored_bits
 from apportion.reconstruct import (
+    AdaQuant,
+    Corrected,
+    Correction,
     Gptq,
     Granularity,
+    Lapq,
     LearnedRounding,
     Learning,
     Method,
@@ -48,6 +52,15 @@ METHODS: dict[str, Method] = {
     "BRECQ from GPTQ, Fisher weights": LearnedRounding(fisher=True),
     "BRECQ from GPTQ, half of the inputs float": LearnedRounding(learning=Learning(drop=0.5)),
     "BRECQ from GPTQ, 300 iterations": LearnedRounding(learning=Learning(iterations=300)),
+    "AdaQuant from nearest, parallel": AdaQuant(sequential=False, start=None),
+    "AdaQuant from nearest, sequential": AdaQuant(start=None),
+    "AdaQuant from GPTQ, sequential": AdaQuant(),
+    "LAPQ": Lapq(),
+    **{
+        f"{name}, then {correction}": Corrected(method, (correction,))
+        for name, method in (("nearest", Nearest()), ("GPTQ", Gptq()))
+        for correction in Correction
+    },
 }
 
 Cells = dict[str, dict[str, dict[str, float]]]
@@ -163,7 +176,8 @@ def _write(subject: Subject, judged_on: int, cells: Cells) -> None:
         f"{subject.held_out.name}. Float top-1 {100 * some['float_accuracy']:.2f}%. First and last layer "
         "w8, all others the option of the column; average stored bits, steps included: "
         + ", ".join(f"{option} {bits[option]:.2f}" for option in options)
-        + ". One step per channel by squared error, which no method changes.",
+        + ". One step per channel by squared error, which only AdaQuant, LAPQ and batch-norm re-estimation "
+        "change.",
         "Learned rounding by default: "
         f"{Learning().iterations:,} iterations of {Learning().batch} samples per unit. Processor seconds are "
         "those of all cores together; wall seconds depend on what else the machine did.",
