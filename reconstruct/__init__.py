@@ -15,6 +15,7 @@ from .learn import Learning
 from .lossless import Way, find_least
 from .match_statistics import match_statistics
 from .method import Method, Nearest, Progress
+from .multipoint import multipoint_plan
 from .rounding import LearnedRounding, UnitReport
 from .straight_through import StraightThrough
 from .units import Granularity
@@ -51,5 +52,6 @@ __all__ = [
     "layer_shapes",
     "match_statistics",
     "measure_finalized",
+    "multipoint_plan",
     "tune_biases",
 ]

@@ -42,8 +42,8 @@ class StraightThrough:
     """
 
     iterations: int = 300
-    rate: float = 1e-2
-    step_rate: float = 1e-3
+    rate: float = 2e-2
+    step_rate: float = 5e-4
 
     def __post_init__(self) -> None:
         for name, least, most in _RANGES:
