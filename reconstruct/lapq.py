@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,8 @@ from .method import Progress
 from .network_loss import NetworkLoss
 
 __all__ = ["Lapq", "norm_layer", "vertex"]
+
+Measure = Callable[[Mapping[str, Tensor]], float]
 
 LEAST_EXPONENTS, MOST_EXPONENT = 3, 20.0
 # Of the logarithm of a layer's factor: finer, a line search looks at noise.
@@ -98,55 +101,65 @@ class Lapq:
             The plan does not fit the network.
         """
         start = finalize_nearest(network, plan)
-        quantizer = Quantizer.from_settings(plan.quantizer)
         searched, judged = learned_and_judged(len(data.inputs), self.held_out)
-        loss = NetworkLoss(network, data, searched[: self.samples])
+        # The grid, the start, the vertex, and Powell's method.
         total, done = len(self.exponents) + 2 + self.evaluations, 0
+        loss = NetworkLoss(network, data, searched[: self.samples])
 
-        def measured(tensors: Mapping[str, Tensor]) -> float:
+        def measure(tensors: Mapping[str, Tensor]) -> float:
             nonlocal done
-            done += 1
+            done = min(done + 1, total - 1)
             if progress is not None:
-                progress(min(done, total), total)
+                progress(done, total)
             return loss.of(tensors)
 
+        normed = self._best_norm(network, start, Quantizer.from_settings(plan.quantizer), measure)
+        moved = self._best_factors(network, normed, measure)
+        if progress is not None:
+            progress(total, total)
+        return min((start, normed, moved), key=NetworkLoss(network, data, judged).of_finalized)
+
+    def _best_norm(
+        self, network: Network, start: Finalized, quantizer: Quantizer, measure: Measure
+    ) -> Finalized:
+        """The steps of the best p, or those given where they are better."""
+
         def with_norm(p: float) -> Finalized:
+            pairs = zip(network.layers, start.layers, strict=True)
             return Finalized(
                 tuple(
                     norm_layer(stored, rows(layer, network.weight(layer)), quantizer, p)
-                    for layer, stored in zip(network.layers, start.layers, strict=True)
+                    for layer, stored in pairs
                 )
             )
 
-        grid = {p: with_norm(p) for p in self.exponents}
-        losses = {p: measured(each.tensors(network)) for p, each in grid.items()}
-        between = vertex(list(losses), list(losses.values()))
-        if between is not None and between not in grid:
-            grid[between] = with_norm(between)
-            losses[between] = measured(grid[between].tensors(network))
-        normed = grid[min(losses, key=lambda p: losses[p])]
-        if measured(start.tensors(network)) < min(losses.values()):
-            normed = start
-        candidates = [start, normed]
-        if self.evaluations:
-            factors = _Factors(network, normed)
-            bounds = [(-self.reach, self.reach)] * len(network.layers)
-            # Powell's method may overrun by the rest of a line search, and forgets its best when it does.
-            options = {"maxfev": self.evaluations, "xtol": TOLERANCE, "ftol": 1e-4}
-            best: list[tuple[float, Finalized]] = []
+        found = [(measure(each.tensors(network)), each) for each in map(with_norm, self.exponents)]
+        between = vertex(self.exponents, [loss for loss, _ in found])
+        if between is not None:
+            each = with_norm(between)
+            found.append((measure(each.tensors(network)), each))
+        found.append((measure(start.tensors(network)), start))
+        return min(found, key=lambda pair: pair[0])[1]
 
-            def objective(logs: Sequence[float]) -> float:
-                found = measured(factors.tensors(logs))
-                if not best or found < best[0][0]:
-                    best[:] = [(found, factors.finalized())]
-                return found
+    def _best_factors(self, network: Network, start: Finalized, measure: Measure) -> Finalized:
+        """The steps times the best factors that Powell's method meets."""
+        if self.evaluations == 0:
+            return start
+        factors, best, least = _Factors(network, start), start, math.inf
 
-            minimize(objective, np.zeros(len(bounds)), method="Powell", bounds=bounds, options=options)
-            candidates.append(best[0][1])
-        if progress is not None:
-            progress(total, total)
-        judge = NetworkLoss(network, data, judged)
-        return min(candidates, key=judge.of_finalized)
+        def objective(logs: Sequence[float]) -> float:
+            nonlocal best, least
+            found = measure(factors.tensors(logs))
+            # Stopped in the middle of a line search, Powell's method does not return the best it met.
+            if found < least:
+                best, least = factors.finalized(), found
+            return found
+
+        count = len(network.layers)
+        options = {"maxfev": self.evaluations, "xtol": TOLERANCE, "ftol": 1e-4}
+        bounds = [(-self.reach, self.reach)] * count
+        minimize(objective, np.zeros(count), method="Powell", bounds=bounds, options=options)
+        return best
 
 
 def norm_layer(start: StoredLayer, weight: Tensor, quantizer: Quantizer, p: float) -> StoredLayer:
