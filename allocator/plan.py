@@ -145,7 +145,9 @@ class Reconstruction(Document):
     Parameters
     ----------
     method : str
-        ``nearest``, ``gptq``, ``adaround`` or ``brecq``.
+        ``nearest``, ``gptq``, ``adaquant``, ``lapq``, ``adaround`` or ``brecq``.
+    corrections : tuple of str
+        What was corrected after it: ``bias``, ``batch-norm`` or ``tune``.
     compared : dict of str to float
         Where the method was chosen automatically: the least loss on `data` with each, measured, or as a quick
         look lets expect.
@@ -154,6 +156,7 @@ class Reconstruction(Document):
     """
 
     method: Text
+    corrections: tuple[Text, ...] = ()
     compared: dict[Text, Cost] = Field(default_factory=dict)
     data: Text
 

@@ -24,8 +24,12 @@ from apportion.allocator import Complexity, LayerPlan, Plan, assignment_digest
 from apportion.network import Data, Network, float_logits
 from apportion.quantizer import Quantizer, parse_option, parse_options, stored_bits
 from apportion.reconstruct import (
+    AdaQuant,
+    Corrected,
+    Correction,
     Gptq,
     Granularity,
+    Lapq,
     LearnedRounding,
     Learning,
     Method,
@@ -59,6 +63,15 @@ METHODS: dict[str, Method] = {
     "BRECQ from GPTQ, Fisher weights": LearnedRounding(fisher=True),
     "BRECQ from GPTQ, half of the inputs float": LearnedRounding(learning=Learning(drop=0.5)),
     "BRECQ from GPTQ, 300 iterations": LearnedRounding(learning=Learning(iterations=300)),
+    "AdaQuant from nearest, parallel": AdaQuant(sequential=False, start=None),
+    "AdaQuant from nearest, sequential": AdaQuant(start=None),
+    "AdaQuant from GPTQ, sequential": AdaQuant(),
+    "LAPQ": Lapq(),
+    **{
+        f"{name}, then {correction}": Corrected(method, (correction,))
+        for name, method in (("nearest", Nearest()), ("GPTQ", Gptq()))
+        for correction in Correction
+    },
 }
 
 Cells = dict[str, dict[str, dict[str, float]]]
@@ -201,10 +214,12 @@ def _write(subject: Subject, judged_on: int, cells: Cells) -> None:
 
     notes = [
         f"{subject.name}: {subject.calibration.name} for calibration, judged on the first {judged_on} of "
-        f"{subject.held_out.name}. Float top-1 {100 * some['float_accuracy']:.2f}%. First and last layer "
-        "w8, all others the option of the column; average stored bits, steps included: "
+        f"{subject.held_out.name}. Float top-1 {100 * some['float_accuracy']:.2f}%. Columns named by an "
+        "option: that option for all layers but the first and the last, which have w8; the others are plans "
+        "solved from Fisher scores of options w2 to w8. Average stored bits, steps included: "
         + ", ".join(f"{option} {bits[option]:.2f}" for option in plans)
-        + ". One step per channel by squared error, which no method changes.",
+        + ". One step per channel by squared error, which only AdaQuant, LAPQ and batch-norm re-estimation "
+        "change.",
         "Learned rounding by default: "
         f"{Learning().iterations:,} iterations of {Learning().batch} samples per unit. Processor seconds are "
         "those of all cores together; wall seconds depend on what else the machine did.",

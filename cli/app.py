@@ -13,7 +13,6 @@ from .arguments import (
     OPTIONS,
     OUT,
     AfterArg,
-    AfterChoice,
     BudgetArg,
     ComparedBudgetArg,
     ConstraintsArg,
@@ -35,10 +34,8 @@ from .arguments import (
     MeanArg,
     MemoryArg,
     MethodArg,
-    MethodChoice,
     ModelArg,
     ObjectiveArg,
-    ObjectiveChoice,
     OptionsArg,
     OutArg,
     PinArg,
@@ -51,7 +48,6 @@ from .arguments import (
     RoundingArg,
     SamplesArg,
     ScoresArg,
-    ScoresChoice,
     SearchArg,
     SeedArg,
     SolveUnitArg,
@@ -65,6 +61,7 @@ from .arguments import (
     WeightsArg,
 )
 from .charts import draw_charts
+from .choices import AfterChoice, MethodChoice, ObjectiveChoice, ScoresChoice
 from .console import Reporter
 from .early import given_options, refuse_early_options
 from .folder import RunFolder
@@ -154,7 +151,7 @@ def allocate(
     refine: RefineArg = 0,
     method: MethodArg = MethodChoice.AUTO,
     iterations: IterationsArg = None,
-    bias_correction: CorrectArg = False,
+    correct: CorrectArg = None,
     time_limit: TimeArg = None,
     out: OutArg = OUT,
     force: ForceArg = False,
@@ -182,7 +179,7 @@ def allocate(
     scoring = scoring_of(
         options, scores, after, labels, draws, seed, search, p, rounding, points, memory, unit
     )
-    making = making_of(method, iterations, bias_correction, seed, memory)
+    making = making_of(method, iterations, correct, seed, memory)
     source = source_of(model, weights, data, eval_data, mean, std, samples, device)
     reporter, folder = Reporter(quiet), RunFolder(out)
     folder.prepare(folder.finished(), force=force)
@@ -337,7 +334,7 @@ def finalize(
     profile: ProfileArg = None,
     method: MethodArg = MethodChoice.AUTO,
     iterations: IterationsArg = None,
-    bias_correction: CorrectArg = False,
+    correct: CorrectArg = None,
     memory: MemoryArg = "2GiB",
     seed: SeedArg = 0,
     out: OutArg = OUT,
@@ -351,7 +348,7 @@ def finalize(
     The best uniform plan within the budget competes, and is kept where it measures better; not with a plan
     edited by hand, unless --profile is given.
     """
-    making = making_of(method, iterations, bias_correction, seed, memory)
+    making = making_of(method, iterations, correct, seed, memory)
     source = source_of(model, weights, data, eval_data, mean, std, samples, device)
     reporter, folder = Reporter(quiet), RunFolder(out)
     job = Job(folder, reporter)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -10,13 +9,14 @@ from typing import Annotated
 import typer
 
 from ..quantizer import PointFit, Rounding, StepSearch
-from ..sensitivity import Labels, Objective
+from ..reconstruct import Correction
+from ..sensitivity import Labels
+from .choices import AfterChoice, MethodChoice, ObjectiveChoice, ScoresChoice
 
 __all__ = [
     "OPTIONS",
     "OUT",
     "AfterArg",
-    "AfterChoice",
     "BudgetArg",
     "ComparedBudgetArg",
     "ConstraintsArg",
@@ -42,10 +42,8 @@ __all__ = [
     "MeanArg",
     "MemoryArg",
     "MethodArg",
-    "MethodChoice",
     "ModelArg",
     "ObjectiveArg",
-    "ObjectiveChoice",
     "OptionsArg",
     "OutArg",
     "PinArg",
@@ -59,7 +57,6 @@ __all__ = [
     "RunArg",
     "SamplesArg",
     "ScoresArg",
-    "ScoresChoice",
     "SearchArg",
     "SeedArg",
     "SolveUnitArg",
@@ -77,42 +74,6 @@ __all__ = [
 
 OUT = Path("apportion-run")
 OPTIONS = "w2..8"
-
-
-class ObjectiveChoice(enum.StrEnum):
-    """Which loss a plan minimises."""
-
-    AUTO = "auto"
-    ADDITIVE = "additive"
-    JOINT = "joint"
-
-    def objective(self) -> Objective | None:
-        """What the solver is told; None where it shall choose."""
-        return None if self is ObjectiveChoice.AUTO else Objective(self.value)
-
-
-class MethodChoice(enum.StrEnum):
-    """How the integer weights are found."""
-
-    AUTO = "auto"
-    NEAREST = "nearest"
-    GPTQ = "gptq"
-    ADAROUND = "adaround"
-    BRECQ = "brecq"
-
-
-class AfterChoice(enum.StrEnum):
-    """What makes the options' weights that are scored."""
-
-    NEAREST = "nearest"
-    GPTQ = "gptq"
-
-
-class ScoresChoice(enum.StrEnum):
-    """How scores are measured."""
-
-    FISHER = "fisher"
-    EXACT = "exact"
 
 
 def _print_version(wanted: bool) -> None:
@@ -305,24 +266,29 @@ LayerOptionsArg = Annotated[
 MethodArg = Annotated[
     MethodChoice,
     typer.Option(
-        help="How the integer weights are found: nearest, gptq (seconds), adaround or brecq (learned: "
-        "minutes and more). auto: the cheapest that comes near the best.",
+        help="How the integer weights are found: nearest, gptq (seconds), adaquant, lapq, adaround or brecq "
+        "(minutes and more). auto: the cheapest of nearest, gptq and brecq that comes near the best.",
         rich_help_panel=RUN,
     ),
 ]
 ManyMethodArg = Annotated[
     MethodChoice,
     typer.Option(
-        help="How the integer weights of every plan are found: nearest, gptq, adaround or brecq. auto: gptq.",
+        help="How the integer weights of every plan are found, as for the whole job; auto: gptq.",
         rich_help_panel=RUN,
     ),
 ]
 IterationsArg = Annotated[
     int | None,
-    typer.Option(min=1, max=10**6, help="Iterations of learned rounding per block.", rich_help_panel=RUN),
+    typer.Option(min=1, max=10**6, help="Iterations of learning per layer or block.", rich_help_panel=RUN),
 ]
 CorrectArg = Annotated[
-    bool, typer.Option("--bias-correction", help="Take back the mean shift of rounding.", rich_help_panel=RUN)
+    list[Correction] | None,
+    typer.Option(
+        help="What is corrected after the method, may be repeated: bias (mean shift of rounding), batch-norm "
+        "(mean and scale of every layer's outputs) or tune (all biases, learned from the network's output).",
+        rich_help_panel=RUN,
+    ),
 ]
 TimeArg = Annotated[
     float | None,

@@ -21,7 +21,6 @@ from .arguments import (
     OPTIONS,
     OUT,
     AfterArg,
-    AfterChoice,
     ConstraintsArg,
     CorrectArg,
     CountArg,
@@ -41,7 +40,6 @@ from .arguments import (
     ManyMethodArg,
     MeanArg,
     MemoryArg,
-    MethodChoice,
     ModelArg,
     OptionsArg,
     OutArg,
@@ -51,7 +49,6 @@ from .arguments import (
     RoundingArg,
     SamplesArg,
     ScoresArg,
-    ScoresChoice,
     SearchArg,
     SeedArg,
     StdArg,
@@ -60,6 +57,7 @@ from .arguments import (
     UnitArg,
     WeightsArg,
 )
+from .choices import AfterChoice, MethodChoice, ScoresChoice
 from .console import Reporter
 from .folder import RunFolder
 from .inputs import source_of
@@ -102,7 +100,7 @@ def frontier(
     unit: UnitArg = "auto",
     method: ManyMethodArg = MethodChoice.AUTO,
     iterations: IterationsArg = None,
-    bias_correction: CorrectArg = False,
+    correct: CorrectArg = None,
     out: OutArg = OUT,
     force: ForceArg = False,
     seed: SeedArg = 0,
@@ -124,7 +122,7 @@ def frontier(
     scoring = scoring_of(
         options, scores, after, labels, draws, seed, search, p, rounding, points, memory, unit
     )
-    making = making_of(method, iterations, bias_correction, seed, memory)
+    making = making_of(method, iterations, correct, seed, memory)
     source = source_of(model, weights, data, eval_data, mean, std, samples, device)
     reporter, folder = Reporter(quiet), RunFolder(out)
     folder.prepare((folder.frontier,), force=force)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..allocator import Plan
 from ..errors import InputError
 from ..network import Data, Network
-from ..reconstruct import Compared, Finalized, Method, MethodName, correct_biases, method_named
-from .arguments import MethodChoice
+from ..reconstruct import Compared, Corrected, Correction, Finalized, Method, MethodName, method_named
+from .choices import MethodChoice
 from .console import Reporter
 from .folder import RunFolder
 from .inputs import bytes_of
@@ -27,20 +27,26 @@ class Making:
         None chooses the cheapest that is near the best.
     iterations : int or None
         Of learned rounding; None: its default.
-    correct : bool
-        Whether biases take back the mean shift of rounding.
+    corrections : tuple of Correction
+        What is corrected after the method, in this order.
     seed, memory_bytes : int
     """
 
     method: MethodName | None
     iterations: int | None
-    correct: bool
+    corrections: tuple[Correction, ...]
     seed: int
     memory_bytes: int
 
     def named(self, name: MethodName) -> Method:
         """A method with these settings."""
         return method_named(name, iterations=self.iterations, seed=self.seed, memory_bytes=self.memory_bytes)
+
+    def state(self, plan: Plan) -> Plan:
+        """The plan with what was corrected after the method that it names."""
+        assert plan.reconstruction is not None
+        how = plan.reconstruction.model_copy(update={"corrections": tuple(map(str, self.corrections))})
+        return plan.model_copy(update={"reconstruction": how})
 
     def of_many(self) -> Method:
         """The method where a dozen plans and more are to be measured: GPTQ where none is named."""
@@ -53,13 +59,19 @@ class Making:
 
         def carry_out(method: Method, plan: Plan) -> Finalized:
             with reporter.stage("weights") as progress:
-                finalized = method.finalize(network, plan, data, progress, folder.weight_parts)
-            return correct_biases(network, data, finalized) if self.correct else finalized
+                whole = Corrected(method, self.corrections, self.seed)
+                return whole.finalize(network, plan, data, progress, folder.weight_parts)
 
         return carry_out
 
 
-def making_of(method: MethodChoice, iterations: int | None, correct: bool, seed: int, memory: str) -> Making:
+def making_of(
+    method: MethodChoice,
+    iterations: int | None,
+    corrections: Sequence[Correction] | None,
+    seed: int,
+    memory: str,
+) -> Making:
     """How integer weights are found, from arguments as they are written.
 
     Raises
@@ -68,12 +80,12 @@ def making_of(method: MethodChoice, iterations: int | None, correct: bool, seed:
         Iterations for a method that has none.
     """
     name = None if method is MethodChoice.AUTO else MethodName(method.value)
-    if iterations is not None and name is not None and not name.is_learned:
+    if iterations is not None and name is not None and not name.has_iterations:
         raise InputError(
-            f"--iterations {iterations} is for learned rounding, and --method {name} has none; give --method "
-            "brecq or adaround, or leave it out"
+            f"--iterations {iterations} is for what is learned, and --method {name} has none; give --method "
+            "brecq, adaround or adaquant, or leave it out"
         )
-    return Making(name, iterations, correct, seed, bytes_of(memory))
+    return Making(name, iterations, tuple(corrections or ()), seed, bytes_of(memory))
 
 
 def compared_line(compared: Compared) -> str:

@@ -10,7 +10,7 @@ from ..network import Data, Network
 from ..quantizer import Option, PointFit, Quantizer, Rounding, StepSearch, parse_options
 from ..reconstruct import Gptq, GptqOptions
 from ..sensitivity import FisherSettings, Labels, OptionWeights
-from .arguments import AfterChoice, ScoresChoice
+from .choices import AfterChoice, ScoresChoice
 from .inputs import bytes_of
 
 __all__ = ["Scoring", "scoring_of"]

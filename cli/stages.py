@@ -196,7 +196,8 @@ class Job:
         )
         self._took("search", began)
         how = Reconstruction(method=making.method or MethodName.GPTQ, data=inputs.calibration.name)
-        kept = replace(kept, plan=kept.plan.model_copy(update={"reconstruction": how}))
+        plan = kept.plan.model_copy(update={"reconstruction": how})
+        kept = replace(kept, plan=making.state(plan))
         return Judged(kept, (kept,), None)
 
     def profile_of(self, plan: Plan, path: Path | None) -> Profile | None:
@@ -240,7 +241,8 @@ class Job:
             on_compared=lambda compared: self.reporter.say(compared_line(compared)),
         )
         self._took("finalize", began)
-        return judged
+        kept = judged.kept
+        return replace(judged, kept=replace(kept, plan=making.state(kept.plan)))
 
     def finalizer(self, inputs: Inputs, making: Making) -> Callable[[Plan], Finalized]:
         """What turns one plan of many into integer weights, with a bar."""

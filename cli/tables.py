@@ -91,13 +91,14 @@ def plan_lines(plan: Plan) -> list[str]:
 
 def _method_line(how: Reconstruction) -> str:
     """How the weights were found, and why so."""
+    by = " and then ".join((how.method, *how.corrections))
     if not how.compared:
-        return f"weights by {how.method}"
+        return f"weights by {by}"
     losses = ", ".join(
         f"{name} {'about ' if name == MethodName.BRECQ else ''}{loss:.3g}"
         for name, loss in how.compared.items()
     )
-    return f"weights by {how.method}, the cheapest near the best; loss on {how.data}: {losses}"
+    return f"weights by {by}, the cheapest near the best; loss on {how.data}: {losses}"
 
 
 def _price_line(plan: Plan, name: str, price: float) -> str:

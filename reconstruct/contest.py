@@ -79,7 +79,7 @@ def contest(
         return judge(network, plans, uniform, data, lambda plan: carry_out(chosen, plan))
 
     if method is not None:
-        if not method.is_learned:
+        if not method.is_dear:
             return _stated(judged(method, plans, uniform), method, {}, data)
         screened = judged(MethodName.GPTQ, plans, uniform)
         return _stated(_learned(screened, lambda *them: judged(method, *them)), method, {}, data)

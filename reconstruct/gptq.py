@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,21 +10,20 @@ from torch import Tensor
 
 from ..allocator import Plan
 from ..errors import InputError
-from ..network import Data, Layer, Network, batches, rows
-from .activations import BATCH, ActivationStore
+from ..network import Data, Layer, Network, rows
+from .activations import ActivationStore
 from .finalize import Finalized, StoredLayer, finalize_nearest
-from .gram import InputGram, position_count
+from .gram import InputGram
 from .grids import LayerGrid
+from .layer_inputs import check_positions, input_gram
 from .method import Progress
 from .streams import Streams, walkable_blocks
 from .unit_store import UnitStore
 
-__all__ = ["Gptq", "gptq_layer", "gptq_next", "input_gram"]
+__all__ = ["Gptq", "gptq_layer", "gptq_next"]
 
 LAZY_COLUMNS = 64
 MOST_DAMPING = 1e3
-LEAST_POSITIONS = 2**14
-MOST_POSITIONS = 10**9
 
 
 @dataclass(frozen=True)
@@ -74,12 +72,7 @@ class Gptq:
             raise InputError(
                 f"GPTQ has damping {self.damping}; it is above 0 and below {MOST_DAMPING:g}, such as 0.01"
             )
-
-        if not 1 <= self.positions <= MOST_POSITIONS:
-            raise InputError(
-                f"GPTQ has {self.positions} positions per weight; it takes 1 to {MOST_POSITIONS:,}, "
-                "such as 32"
-            )
+        check_positions("GPTQ", self.positions)
 
     @property
     def crossed(self) -> bool:
@@ -124,7 +117,7 @@ class Gptq:
                         done[layer.name] = gptq_next(streams, layer, start, self, len(data.inputs))
                         kept.save(number, [done[layer.name]])
                     else:
-                        (done[layer.name],) = found
+                        (done[layer.name],) = found.layers
                         if self.sequential:
                             streams.replace(layer, done[layer.name])
                     if progress is not None:
@@ -141,7 +134,7 @@ def gptq_next(
 
     With `sequential` unset the streams stay those of the float network.
     """
-    gram = input_gram(streams, layer, samples, settings)
+    gram = input_gram(streams, layer, range(samples), cross=settings.crossed, positions=settings.positions)
     stored = gptq_layer(rows(layer, streams.network.weight(layer)), gram, start, settings)
     if settings.sequential:
         streams.replace(layer, stored)
@@ -180,29 +173,6 @@ def gptq_layer(weight: Tensor, inputs: InputGram, start: StoredLayer, settings: 
     _round_columns(grid, codes, _columns(target, order).float(), factor.float(), order)
     better = _row_error(grid.stored(codes), target, gram) < _row_error(start, target, gram)
     return grid.choose(grid.start(), codes, better[:, None].expand_as(weight))
-
-
-def input_gram(streams: Streams, layer: Layer, samples: int, settings: Gptq) -> InputGram:
-    """Gram matrix of what enters a layer in the block at the cut of the streams, from the first `samples`."""
-    schedule = streams.network.schedule
-    gram = InputGram.empty(layer.groups, layer.fan_in, streams.network.device, cross=settings.crossed)
-    wanted = max(LEAST_POSITIONS, settings.positions * layer.fan_in) / samples / len(layer.nodes)
-    generator = torch.Generator().manual_seed(0)
-    for node in layer.nodes:
-        step = schedule.steps[schedule.position[node]]
-        assert step.call is not None
-        assert step.source is not None
-        region = streams.region(step.source)
-        for part in batches(samples, BATCH):
-            quantized, floating = streams.batch(region, part)
-            # A convolution of one sample may come without the axis of samples.
-            if step.call.stride and quantized.ndim == len(step.call.stride) + 1:
-                quantized, floating = quantized[None], floating[None]
-            rows_per_sample = len(quantized) / (part.stop - part.start)
-            count, few = position_count(step.call, quantized), math.ceil(wanted / rows_per_sample)
-            picked = torch.randperm(count, generator=generator)[:few] if few < count else None
-            gram.add(step.call, quantized, floating if settings.crossed else None, picked)
-    return gram
 
 
 def _damped(gram: Tensor, damping: float) -> tuple[Tensor, Tensor]:

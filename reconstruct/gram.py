@@ -26,16 +26,29 @@ class InputGram:
         ``2 X X'`` of the inputs the quantized layer sees; one matrix for each group of a convolution.
     cross : Tensor or None, same shape
         ``2 X_float X'``, where the float network's inputs were given too.
+    with_one : bool
+        Whether one more input follows that is always 1, as a bias is the weight of; both matrices then have
+        a row and a column more.
     """
 
     gram: Tensor
     cross: Tensor | None = None
+    with_one: bool = False
 
     @classmethod
-    def empty(cls, groups: int, fan_in: int, device: torch.device, *, cross: bool = False) -> InputGram:
+    def empty(
+        cls,
+        groups: int,
+        fan_in: int,
+        device: torch.device,
+        *,
+        cross: bool = False,
+        with_one: bool = False,
+    ) -> InputGram:
         """Sums over nothing."""
-        zeros = torch.zeros(groups, fan_in, fan_in, dtype=torch.float64, device=device)
-        return cls(zeros, torch.zeros_like(zeros) if cross else None)
+        size = fan_in + with_one
+        zeros = torch.zeros(groups, size, size, dtype=torch.float64, device=device)
+        return cls(zeros, torch.zeros_like(zeros) if cross else None, with_one)
 
     def add(
         self,
@@ -54,10 +67,14 @@ class InputGram:
         size = max(1, PIECE * len(entering) // max(1, _numbers(call, entering, picked)))
         for start in range(0, len(entering), size):
             part = slice(start, start + size)
-            inputs = unfolded(call, entering[part], picked)
+            inputs = self._inputs(call, entering[part], picked)
             self.gram += 2 * (inputs.mT @ inputs).double()
             if self.cross is not None and float_entering is not None:
-                self.cross += 2 * (unfolded(call, float_entering[part], picked).mT @ inputs).double()
+                self.cross += 2 * (self._inputs(call, float_entering[part], picked).mT @ inputs).double()
+
+    def _inputs(self, call: LayerCall, entering: Tensor, picked: Tensor | None) -> Tensor:
+        inputs = unfolded(call, entering, picked)
+        return torch.nn.functional.pad(inputs, (0, 1), value=1.0) if self.with_one else inputs
 
 
 def position_count(call: LayerCall, entering: Tensor) -> int:

@@ -80,6 +80,14 @@ class LayerGrid:
             rounded[mine] = grid.values(chosen, column)[:, 0]
         return rounded
 
+    def nearest(self, rows: Tensor) -> list[Tensor]:
+        """Codes of the values nearest to all weights, given as rows of the layer's cut."""
+        columns = torch.arange(rows.shape[1], device=rows.device)
+        return [
+            grid.nearest(rows[part.index], columns.expand(len(part.index), -1)).to(torch.int8)
+            for part, grid in zip(self.layer.parts, self._grids, strict=True)
+        ]
+
     def stored(self, codes: Sequence[Tensor]) -> StoredLayer:
         """The layer with other codes and its own steps."""
         parts = [

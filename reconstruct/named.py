@@ -5,10 +5,13 @@ from __future__ import annotations
 import enum
 from dataclasses import replace
 
+from .adaquant import AdaQuant
 from .gptq import Gptq
+from .lapq import Lapq
 from .learn import Learning
 from .method import Method, Nearest
 from .rounding import LearnedRounding
+from .straight_through import StraightThrough
 from .units import Granularity
 
 __all__ = ["MethodName", "method_named"]
@@ -19,13 +22,20 @@ class MethodName(enum.StrEnum):
 
     NEAREST = "nearest"
     GPTQ = "gptq"
+    ADAQUANT = "adaquant"
+    LAPQ = "lapq"
     ADAROUND = "adaround"
     BRECQ = "brecq"
 
     @property
-    def is_learned(self) -> bool:
-        """Whether it takes thousands of passes, and not a few."""
-        return self in (MethodName.ADAROUND, MethodName.BRECQ)
+    def is_dear(self) -> bool:
+        """Whether it takes hundreds of passes and more, and not a few."""
+        return self not in (MethodName.NEAREST, MethodName.GPTQ)
+
+    @property
+    def has_iterations(self) -> bool:
+        """Whether it learns in iterations."""
+        return self in (MethodName.ADAQUANT, MethodName.ADAROUND, MethodName.BRECQ)
 
 
 def method_named(
@@ -36,9 +46,9 @@ def method_named(
     Parameters
     ----------
     iterations : int, optional
-        Of learned rounding, per unit.
+        Of learning, per layer or block.
     seed : int
-        Of learned rounding.
+        Of learned rounding; the other methods draw nothing.
     memory_bytes : int
         Bound on the activations that are kept in memory.
     """
@@ -47,6 +57,11 @@ def method_named(
     gptq = Gptq(memory_bytes=memory_bytes)
     if name is MethodName.GPTQ:
         return gptq
+    if name is MethodName.LAPQ:
+        return Lapq()
+    if name is MethodName.ADAQUANT:
+        through = StraightThrough() if iterations is None else StraightThrough(iterations=iterations)
+        return AdaQuant(start=gptq, memory_bytes=memory_bytes, learning=through)
     learning = Learning(seed=seed)
     if iterations is not None:
         learning = replace(learning, iterations=iterations)

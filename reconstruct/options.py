@@ -13,7 +13,8 @@ from ..network import Data, Layer, Network, rows
 from ..quantizer import Option, Quantizer
 from .activations import ActivationStore
 from .finalize import StoredLayer, StoredPart
-from .gptq import Gptq, gptq_layer, input_gram
+from .gptq import Gptq, gptq_layer
+from .layer_inputs import input_gram
 from .streams import Streams, walkable_blocks
 
 __all__ = ["GptqOptions"]
@@ -61,12 +62,14 @@ class GptqOptions:
             for column, option in enumerate(options)
         )
         together = StoredLayer(layer.name, parts, replace(cut, channels=cut.channels * count))
-        rounded = gptq_layer(
-            weight.repeat_interleave(count, 0),
-            input_gram(self._streams(layer), layer, len(self._data), self._settings),
-            together,
-            self._settings,
+        inputs = input_gram(
+            self._streams(layer),
+            layer,
+            range(len(self._data)),
+            cross=False,
+            positions=self._settings.positions,
         )
+        rounded = gptq_layer(weight.repeat_interleave(count, 0), inputs, together, self._settings)
         return rounded.dequantize().view(len(weight), count, -1)
 
     def _streams(self, layer: Layer) -> Streams:

@@ -159,7 +159,7 @@ class LearnedRounding:
                         report = self._learn(streams, block, layers, done, count)
                         kept.save(count, [done[layer.name] for layer in layers])
                     else:
-                        for layer, stored in zip(layers, found, strict=True):
+                        for layer, stored in zip(layers, found.layers, strict=True):
                             done[layer.name] = stored
                             streams.replace(layer, stored)
                     count += 1

@@ -14,9 +14,12 @@ from torch import Tensor
 from ..allocator import Plan
 from ..documents import replace_file
 from ..network import Data, Network, fingerprint
-from .finalize import StoredLayer
+from .finalize import Finalized, StoredLayer
 
 __all__ = ["UnitStore"]
+
+# No layer has a name that begins so.
+BIAS = "bias://"
 
 
 class UnitStore:
@@ -41,11 +44,13 @@ class UnitStore:
         of = fingerprint(network.tensors), fingerprint(data), plan.assignment, plan.quantizer
         return cls(folder, f"{method!r} {of!r}")
 
-    def save(self, number: int, layers: Iterable[StoredLayer]) -> None:
-        """Keep the codes and steps of a unit."""
+    def save(
+        self, number: int, layers: Iterable[StoredLayer], biases: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Keep the codes and steps of a unit, and its biases where they change."""
         if self._folder is None:
             return
-        tensors = {}
+        tensors = {f"{BIAS}{name}": bias.contiguous().cpu() for name, bias in (biases or {}).items()}
         for layer in layers:
             for index, part in enumerate(layer.parts):
                 tensors[f"{layer.name}/{index}/codes"] = part.rows.codes.contiguous().cpu()
@@ -53,14 +58,17 @@ class UnitStore:
         with replace_file(self._folder / f"{number}.safetensors") as path:
             save_file(tensors, path)
 
-    def load(self, number: int, starts: Iterable[StoredLayer]) -> list[StoredLayer] | None:
+    def load(self, number: int, starts: Iterable[StoredLayer]) -> Finalized | None:
         """A unit as it was kept, or None; `starts` are its layers as the plan has them rounded to nearest."""
         if self._folder is None:
             return None
         path = self._folder / f"{number}.safetensors"
         try:
             tensors = load_file(path)
-            return [_filled(layer, tensors) for layer in starts]
+            biases = {
+                name.removeprefix(BIAS): tensor for name, tensor in tensors.items() if name.startswith(BIAS)
+            }
+            return Finalized(tuple(_filled(layer, tensors) for layer in starts), biases)
         except (OSError, SafetensorError, KeyError):
             # Never written, or not whole: the unit is done again.
             return None

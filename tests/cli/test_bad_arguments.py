@@ -101,7 +101,7 @@ def test_solve_needs_a_budget(refused: Any, profiled: Path) -> None:
     [
         (("--budget", "3b"), "--budget"),
         (("--json",), "--json"),
-        (("--bias-correction",), "--bias-correction"),
+        (("--correct", "bias"), "--correct"),
     ],
 )
 def test_an_option_before_the_stage_is_refused_and_its_place_is_shown(

@@ -20,11 +20,11 @@ LEARNED = (
 PATIENCE_S = 120
 
 
-@pytest.mark.parametrize("method", ["nearest", "gptq", "adaround", "brecq"])
+@pytest.mark.parametrize("method", ["nearest", "gptq", "adaquant", "lapq", "adaround", "brecq"])
 def test_the_method_is_used_stated_and_printed(
     allocate: Any, fast: tuple[str, ...], tmp_path: Path, method: str
 ) -> None:
-    few = () if method in ("nearest", "gptq") else ("--iterations", "5")
+    few = ("--iterations", "5") if method in ("adaquant", "adaround", "brecq") else ()
     arguments = (
         "--budget",
         "3b",
@@ -45,6 +45,20 @@ def test_the_method_is_used_stated_and_printed(
     assert plan.reconstruction.method == method
     assert not (tmp_path / "run" / "weights.parts").exists()
     assert f"weights by {method}" in allocate("show", tmp_path / "run").out
+
+
+def test_corrections_come_after_the_method_in_the_order_given(
+    allocate: Any, fast: tuple[str, ...], tmp_path: Path
+) -> None:
+    outcome = allocate(
+        "--budget", "3b", *fast, "--unit", "layer", "--method", "nearest", "--correct", "batch-norm",
+        "--correct", "tune", "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome
+    assert "weights by nearest and then batch-norm and then tune" in " ".join(outcome.out.split())
+    how = apportion.read_plan(tmp_path / "run" / "plan.json").reconstruction
+    assert how is not None
+    assert how.corrections == ("batch-norm", "tune")
 
 
 def test_learned_weights_are_better_than_gptq_and_gptq_than_nearest(allocate: Any, tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def test_a_users_network_goes_the_same_way(
     data, out = save_inputs(labels=torch.arange(16).numpy() % 5), tmp_path / "run"
     outcome = allocate(
         "--budget", "4b", "--model", f"{nets}:small", "--data", data, "--eval-data", data,
-        "--options", "w2..4,w2x2", "--bias-correction", "--json", "--out", out,
+        "--options", "w2..4,w2x2", "--correct", "bias", "--json", "--out", out,
     )  # fmt: skip
     assert outcome.code == 0, outcome
     assert [layer["name"] for layer in outcome.json["plan"]["layers"]] == ["0", "3"]

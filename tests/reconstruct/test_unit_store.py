@@ -10,16 +10,21 @@ import torch
 from apportion.allocator import Plan
 from apportion.network import Data, Network
 from apportion.reconstruct import (
+    AdaQuant,
+    Corrected,
+    Correction,
     Finalized,
     Gptq,
     LearnedRounding,
     Learning,
     Method,
     Nearest,
+    StraightThrough,
     UnitReport,
 )
 
 LEARNED = LearnedRounding(learning=Learning(iterations=20, batch=16))
+ADAQUANT = AdaQuant(learning=StraightThrough(iterations=20))
 CUT_OFF = 3
 
 
@@ -39,7 +44,8 @@ def cut_off(method: Method, network: Network, plan: Plan, data: Data, store: Pat
 
 
 def same(first: Finalized, second: Finalized) -> bool:
-    return all(
+    assert first.biases.keys() == second.biases.keys()
+    return all(torch.equal(bias, second.biases[name]) for name, bias in first.biases.items()) and all(
         torch.equal(one.rows.codes, other.rows.codes) and torch.equal(one.rows.steps, other.rows.steps)
         for layer, twin in zip(first.layers, second.layers, strict=True)
         for one, other in zip(layer.parts, twin.parts, strict=True)
@@ -47,7 +53,9 @@ def same(first: Finalized, second: Finalized) -> bool:
 
 
 @pytest.mark.parametrize(
-    "method", [Gptq(), Gptq(sequential=False), LEARNED], ids=["gptq", "parallel", "brecq"]
+    "method",
+    [Gptq(), Gptq(sequential=False), LEARNED, ADAQUANT, Corrected(Gptq(), (Correction.BIAS,))],
+    ids=["gptq", "parallel", "brecq", "adaquant", "corrected"],
 )
 def test_a_run_that_is_cut_off_goes_on_to_the_same_weights(
     network: Network, plan: Plan, data: Data, tmp_path: Path, method: Method

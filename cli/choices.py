@@ -1,0 +1,47 @@
+"""What may be written for the arguments that choose, where no other room has the words."""
+
+from __future__ import annotations
+
+import enum
+
+from ..sensitivity import Objective
+
+__all__ = ["AfterChoice", "MethodChoice", "ObjectiveChoice", "ScoresChoice"]
+
+
+class ObjectiveChoice(enum.StrEnum):
+    """Which loss a plan minimises."""
+
+    AUTO = "auto"
+    ADDITIVE = "additive"
+    JOINT = "joint"
+
+    def objective(self) -> Objective | None:
+        """What the solver is told; None where it shall choose."""
+        return None if self is ObjectiveChoice.AUTO else Objective(self.value)
+
+
+class MethodChoice(enum.StrEnum):
+    """How the integer weights are found."""
+
+    AUTO = "auto"
+    NEAREST = "nearest"
+    GPTQ = "gptq"
+    ADAQUANT = "adaquant"
+    LAPQ = "lapq"
+    ADAROUND = "adaround"
+    BRECQ = "brecq"
+
+
+class AfterChoice(enum.StrEnum):
+    """What makes the options' weights that are scored."""
+
+    NEAREST = "nearest"
+    GPTQ = "gptq"
+
+
+class ScoresChoice(enum.StrEnum):
+    """How scores are measured."""
+
+    FISHER = "fisher"
+    EXACT = "exact"

@@ -1,0 +1,165 @@
+"""AdaQuant: weights, steps and biases that keep each layer's output, layer after layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..allocator import Plan
+from ..network import Data, Layer, Network, rows
+from .activations import ActivationStore
+from .finalize import Finalized, StoredLayer, finalize_nearest
+from .gptq import Gptq, gptq_layer
+from .gram import InputGram
+from .held_out import check_held_out, learned_and_judged
+from .layer_inputs import check_positions, input_gram
+from .method import Progress
+from .output_error import OutputError
+from .straight_through import StraightThrough, learn_layer
+from .streams import Streams, walkable_blocks
+from .unit_store import UnitStore
+
+__all__ = ["AdaQuant"]
+
+
+@dataclass(frozen=True)
+class AdaQuant:
+    """Settings of AdaQuant.
+
+    Every layer minimises, over its codes, its steps and its bias,
+
+        sum_n || W_q x_n + b_q - (W x_n + b) ||^2
+
+    The error is a quadratic form of the weight on the Gram matrix of the layer's inputs, so that every step
+    of learning sees all calibration data at the price of one small matrix product, and the bias, being the
+    weight of an input that is always 1, is at its best in closed form all along.
+
+    Parameters
+    ----------
+    sequential : bool
+        Inputs x as they are in the quantized network so far, in ``W x + b`` as in the float one; else all
+        layers see the float network's inputs and could be learned in parallel.
+    start : Gptq or None
+        Where learning starts, by the damping and order given here; None: rounding to nearest, as published.
+    held_out : float
+        Share of the calibration data that is not learned from, on which a layer must beat its start to be
+        kept.
+    positions : int
+        Output positions of a layer that are looked at, as `Gptq` has them.
+    memory_bytes : int
+        Bound on the activations that are kept in memory.
+    learning : StraightThrough
+
+    Raises
+    ------
+    InputError
+        A share or a number of positions outside its range.
+
+    References
+    ----------
+    Hubara et al., "Accurate post training quantization with small calibration sets", ICML 2021, section 3.1
+    and, for the sequential form, 3.2.
+    """
+
+    sequential: bool = True
+    start: Gptq | None = field(default_factory=Gptq)
+    held_out: float = 1 / 16
+    positions: int = 32
+    memory_bytes: int = 2**31
+    learning: StraightThrough = field(default_factory=StraightThrough)
+
+    def __post_init__(self) -> None:
+        check_held_out("AdaQuant", self.held_out)
+        check_positions("AdaQuant", self.positions)
+
+    def finalize(
+        self,
+        network: Network,
+        plan: Plan,
+        data: Data,
+        progress: Progress | None = None,
+        store: Path | None = None,
+    ) -> Finalized:
+        """Integer weights of a plan, with steps and biases of their own.
+
+        Parameters
+        ----------
+        data : Data
+            Calibration inputs.
+        progress : callable, optional
+            Told (layers done, layers in all).
+        store : Path, optional
+            Folder for finished layers, from which an interrupted run goes on to the same result.
+
+        Raises
+        ------
+        InputError
+            The plan does not fit the network, or the network has several inputs.
+        """
+        kept = UnitStore.of(store, self, network, plan, data)
+        nearest = {layer.name: layer for layer in finalize_nearest(network, plan).layers}
+        done: dict[str, StoredLayer] = {}
+        biases: dict[str, Tensor] = {}
+        with ActivationStore(self.memory_bytes) as activations:
+            streams = Streams(network, data, activations, with_float=self.sequential)
+            for block in walkable_blocks(network, data):
+                streams.advance(block.entry)
+                for layer in block.layers:
+                    number, start = len(done), nearest[layer.name]
+                    found = kept.load(number, [start])
+                    if found is None:
+                        stored, bias = self._learn(streams, layer, start)
+                        own = {layer.bias: bias} if bias is not None and layer.bias is not None else {}
+                        found = Finalized((stored,), own)
+                        kept.save(number, found.layers, own)
+                    (done[layer.name],) = found.layers
+                    biases |= {name: value.to(network.device) for name, value in found.biases.items()}
+                    if self.sequential:
+                        streams.replace(layer, done[layer.name])
+                        streams.replaced.update(biases)
+                    if progress is not None:
+                        progress(len(done), len(network.layers))
+        return Finalized(tuple(done[layer.name] for layer in network.layers), biases)
+
+    def _learn(
+        self, streams: Streams, layer: Layer, nearest: StoredLayer
+    ) -> tuple[StoredLayer, Tensor | None]:
+        """Codes, steps and the bias of one layer; no bias where it stays the float network's."""
+        weight, bias = rows(layer, streams.network.weight(layer)), streams.network.bias(layer)
+        learned_from, judged_on = learned_and_judged(len(streams.data.inputs), self.held_out)
+        inputs, others = (
+            input_gram(
+                streams,
+                layer,
+                samples,
+                cross=self.sequential,
+                positions=self.positions,
+                with_one=bias is not None,
+            )
+            for samples in (learned_from, judged_on)
+        )
+        start = nearest if self.start is None else gptq_layer(weight, _bare(inputs), nearest, self.start)
+        target = _with_bias(weight, bias)
+        error, judge = OutputError.of(inputs, target), OutputError.of(others, target)
+        learned = learn_layer(start, error if bias is None else error.at_best_bias(), self.learning)
+        values = learned.dequantize()
+        best = None if bias is None else error.best_bias(values).to(bias)
+        before = judge.of_rows(_with_bias(start.dequantize(), bias)).sum()
+        if bool(judge.of_rows(_with_bias(values, best)).sum() < before):
+            return learned, best
+        return start, None
+
+
+def _bare(inputs: InputGram) -> InputGram:
+    """The products without the input that is always 1."""
+    if not inputs.with_one:
+        return inputs
+    cross = None if inputs.cross is None else inputs.cross[:, :-1, :-1]
+    return InputGram(inputs.gram[:, :-1, :-1], cross)
+
+
+def _with_bias(weight: Tensor, bias: Tensor | None) -> Tensor:
+    return weight if bias is None else torch.cat([weight, bias[:, None].to(weight)], 1)

@@ -1,0 +1,71 @@
+"""What enters one layer on calibration samples, gathered into the sums that its output error depends on."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from ..errors import InputError
+from ..network import Layer
+from .activations import BATCH
+from .gram import InputGram, position_count
+from .streams import Streams
+
+__all__ = ["check_positions", "input_gram"]
+
+LEAST_POSITIONS = 2**14
+MOST_POSITIONS = 10**9
+
+
+def check_positions(method: str, positions: int) -> None:
+    """Refuse a number of positions per weight that is none."""
+    if not 1 <= positions <= MOST_POSITIONS:
+        raise InputError(
+            f"{method} has {positions} positions per weight; it takes 1 to {MOST_POSITIONS:,}, such as 32"
+        )
+
+
+def input_gram(
+    streams: Streams,
+    layer: Layer,
+    samples: range,
+    *,
+    cross: bool,
+    positions: int,
+    with_one: bool = False,
+) -> InputGram:
+    """Products of the inputs of all uses of a layer in the block at the cut of the streams.
+
+    Parameters
+    ----------
+    samples : range
+        Consecutive samples that are looked at.
+    cross : bool
+        Whether the products with the float network's inputs are wanted too; needs streams `with_float`.
+    positions : int
+        Output positions (pixels, tokens) per weight of an output channel; where there are more, so many are
+        drawn, equally many of every sample. Neighbouring positions say much the same.
+    with_one : bool
+        Whether an input that is always 1 is added, see `InputGram`.
+    """
+    schedule = streams.network.schedule
+    gram = InputGram.empty(layer.groups, layer.fan_in, streams.network.device, cross=cross, with_one=with_one)
+    wanted = max(LEAST_POSITIONS, positions * layer.fan_in) / len(samples) / len(layer.nodes)
+    generator = torch.Generator().manual_seed(0)
+    for node in layer.nodes:
+        step = schedule.steps[schedule.position[node]]
+        assert step.call is not None
+        assert step.source is not None
+        region = streams.region(step.source)
+        for start in range(samples.start, samples.stop, BATCH):
+            part = slice(start, min(start + BATCH, samples.stop))
+            quantized, floating = streams.batch(region, part)
+            # A convolution of one sample may come without the axis of samples.
+            if step.call.stride and quantized.ndim == len(step.call.stride) + 1:
+                quantized, floating = quantized[None], floating[None]
+            rows_per_sample = len(quantized) / (part.stop - part.start)
+            count, few = position_count(step.call, quantized), math.ceil(wanted / rows_per_sample)
+            picked = torch.randperm(count, generator=generator)[:few] if few < count else None
+            gram.add(step.call, quantized, floating if cross else None, picked)
+    return gram
