@@ -87,6 +87,7 @@ def learn_layer(start: StoredLayer, error: OutputError, settings: StraightThroug
     stretch = [torch.zeros_like(steps) for steps in first]
     groups: list[dict[str, Any]] = [{"params": [latent]}, {"params": stretch}]
     adam = torch.optim.Adam(groups)
+    size = latent.new_ones(())
     for iteration in range(settings.iterations + 1):
         steps = [own * change.exp() for own, change in zip(first, stretch, strict=True)]
         layer = with_steps(start, steps)
@@ -103,6 +104,10 @@ def learn_layer(start: StoredLayer, error: OutputError, settings: StraightThroug
         adam.param_groups[0]["lr"] = settings.rate * decay
         adam.param_groups[1]["lr"] = settings.step_rate * decay
         slope = cut.to_rows(fast.slope(values))
+        if iteration == 0:
+            # Adam forgets the scale of slopes only as far as they are far above its epsilon.
+            size = (slope * unit).square().mean().sqrt()
+        slope = slope / size.where(size > 0, 1.0)
         latent.grad = slope * unit
         for part, change in zip(layer.parts, stretch, strict=True):
             own, codes = slope[part.index], part.rows.codes
