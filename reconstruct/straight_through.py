@@ -76,7 +76,7 @@ def learn_layer(start: StoredLayer, error: OutputError, settings: StraightThroug
     ----------
     Straight-through slopes: Bengio, Léonard and Courville, "Estimating or propagating gradients through
     stochastic neurons for conditional computation", 2013. For post-training quantization: Hubara et al.,
-    "Accurate post training quantization with small calibration sets", ICML 2021, section 3.1.
+    "Accurate post training quantization with small calibration sets", ICML 2021.
     """
     stored = start.dequantize()
     cut = start.cut or LayerCut(*stored.shape)
