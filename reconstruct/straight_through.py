@@ -19,6 +19,9 @@ from .output_error import OutputError
 
 __all__ = ["StraightThrough", "learn_layer"]
 
+# Adam's, in mean slopes of the layer before learning: a weight on which the data says little moves little,
+# instead of as fast as all others.
+EPSILON = 0.1
 _RANGES = (("iterations", 1, 10**7), ("rate", 1e-9, 10.0), ("step_rate", 0.0, 1.0))
 
 
@@ -86,7 +89,7 @@ def learn_layer(start: StoredLayer, error: OutputError, settings: StraightThroug
     latent = cut.to_rows(stored) / _unit(start, cut)
     stretch = [torch.zeros_like(steps) for steps in first]
     groups: list[dict[str, Any]] = [{"params": [latent]}, {"params": stretch}]
-    adam = torch.optim.Adam(groups)
+    adam = torch.optim.Adam(groups, eps=EPSILON)
     size = latent.new_ones(())
     for iteration in range(settings.iterations + 1):
         steps = [own * change.exp() for own, change in zip(first, stretch, strict=True)]
@@ -105,7 +108,6 @@ def learn_layer(start: StoredLayer, error: OutputError, settings: StraightThroug
         adam.param_groups[1]["lr"] = settings.step_rate * decay
         slope = cut.to_rows(fast.slope(values))
         if iteration == 0:
-            # Adam forgets the scale of slopes only as far as they are far above its epsilon.
             size = (slope * unit).square().mean().sqrt()
         slope = slope / size.where(size > 0, 1.0)
         latent.grad = slope * unit
