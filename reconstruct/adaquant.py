@@ -60,8 +60,7 @@ class AdaQuant:
 
     References
     ----------
-    Hubara et al., "Accurate post training quantization with small calibration sets", ICML 2021, section 3.1
-    and, for the sequential form, 3.2.
+    Hubara et al., "Accurate post training quantization with small calibration sets", ICML 2021.
     """
 
     sequential: bool = True

@@ -57,7 +57,7 @@ def tune_biases(
 
     References
     ----------
-    Hubara et al., "Accurate post training quantization with small calibration sets", ICML 2021, section 3.5.
+    Hubara et al., "Accurate post training quantization with small calibration sets", ICML 2021.
     """
     if not 1 <= iterations <= MOST_ITERATIONS:
         raise InputError(

@@ -11,10 +11,14 @@ from ..network import Data, Network
 from .bias_correction import correct_biases
 from .bias_tuning import tune_biases
 from .finalize import Finalized
+from .held_out import learned_and_judged
 from .match_statistics import match_statistics
 from .method import Method, Progress
+from .network_loss import NetworkLoss, surely_less
 
 __all__ = ["Corrected", "Correction", "correct"]
+
+HELD_OUT = 1 / 4
 
 
 class Correction(enum.StrEnum):
@@ -33,6 +37,10 @@ def correct(
 ) -> Finalized:
     """Carry out one correction; several are made one after the other.
 
+    What is given comes back where the correction does not lower the loss on the last quarter of the data,
+    from which it does not learn, by more than chance. Bias correction needs that too: after a method that has
+    layers make up for those before them, it takes back what they made up for.
+
     Parameters
     ----------
     data : Data
@@ -49,10 +57,18 @@ def correct(
         The network has several inputs.
     """
     if correction is Correction.BIAS:
-        return correct_biases(network, data, finalized)
+        return _guarded_biases(network, data, finalized)
     if correction is Correction.BATCH_NORM:
         return match_statistics(network, data, finalized)
     return tune_biases(network, data, finalized, seed)
+
+
+def _guarded_biases(network: Network, data: Data, finalized: Finalized) -> Finalized:
+    learned, judged = learned_and_judged(len(data.inputs), HELD_OUT)
+    some = Data(data.inputs[learned.start : learned.stop], None, data.name)
+    found, judge = correct_biases(network, some, finalized), NetworkLoss(network, data, judged)
+    gains = surely_less(*(judge.by_sample(each.tensors(network)) for each in (found, finalized)))
+    return found if gains else finalized
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ class Lapq:
 
     References
     ----------
-    Nahshan et al., "Loss aware post-training quantization", Machine Learning 110, 2021, sections 3 and 4.
+    Nahshan et al., "Loss aware post-training quantization", Machine Learning 110, 2021.
     """
 
     exponents: tuple[float, ...] = (1.5, 2.0, 2.5, 3.0, 3.5, 4.0)

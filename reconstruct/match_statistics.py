@@ -51,7 +51,7 @@ def match_statistics(network: Network, data: Data, finalized: Finalized) -> Fina
 
     References
     ----------
-    Hubara et al., "Accurate post training quantization with small calibration sets", ICML 2021, section 3.4;
+    Hubara et al., "Accurate post training quantization with small calibration sets", ICML 2021;
     Sun et al., "Hybrid 8-bit floating point training and inference for deep neural networks", NeurIPS 2019.
     """
     learned, judged = learned_and_judged(len(data.inputs), HELD_OUT)

@@ -19,6 +19,9 @@ from .output_error import OutputError
 
 __all__ = ["StraightThrough", "learn_layer"]
 
+# Adam's, in mean slopes of the layer before learning: a weight on which the data says little moves little,
+# instead of as fast as all others.
+EPSILON = 0.1
 _RANGES = (("iterations", 1, 10**7), ("rate", 1e-9, 10.0), ("step_rate", 0.0, 1.0))
 
 
@@ -76,7 +79,7 @@ def learn_layer(start: StoredLayer, error: OutputError, settings: StraightThroug
     ----------
     Straight-through slopes: Bengio, Léonard and Courville, "Estimating or propagating gradients through
     stochastic neurons for conditional computation", 2013. For post-training quantization: Hubara et al.,
-    "Accurate post training quantization with small calibration sets", ICML 2021, section 3.1.
+    "Accurate post training quantization with small calibration sets", ICML 2021.
     """
     stored = start.dequantize()
     cut = start.cut or LayerCut(*stored.shape)
@@ -86,7 +89,8 @@ def learn_layer(start: StoredLayer, error: OutputError, settings: StraightThroug
     latent = cut.to_rows(stored) / _unit(start, cut)
     stretch = [torch.zeros_like(steps) for steps in first]
     groups: list[dict[str, Any]] = [{"params": [latent]}, {"params": stretch}]
-    adam = torch.optim.Adam(groups)
+    adam = torch.optim.Adam(groups, eps=EPSILON)
+    size = latent.new_ones(())
     for iteration in range(settings.iterations + 1):
         steps = [own * change.exp() for own, change in zip(first, stretch, strict=True)]
         layer = with_steps(start, steps)
@@ -103,6 +107,9 @@ def learn_layer(start: StoredLayer, error: OutputError, settings: StraightThroug
         adam.param_groups[0]["lr"] = settings.rate * decay
         adam.param_groups[1]["lr"] = settings.step_rate * decay
         slope = cut.to_rows(fast.slope(values))
+        if iteration == 0:
+            size = (slope * unit).square().mean().sqrt()
+        slope = slope / size.where(size > 0, 1.0)
         latent.grad = slope * unit
         for part, change in zip(layer.parts, stretch, strict=True):
             own, codes = slope[part.index], part.rows.codes

@@ -90,6 +90,19 @@ def test_learning_a_layer_lowers_its_error_on_correlated_inputs(option: str) -> 
         assert bool((after <= before + 1e-6 * before.abs()).all())
 
 
+def test_weights_and_inputs_of_another_scale_are_learned_just_the_same() -> None:
+    inputs, floating, weight, bias = drawn()
+
+    def learned(of_weight: float, of_inputs: float) -> StoredLayer:
+        part = StoredPart(torch.arange(5), Quantizer().quantize(weight * of_weight, parse_option("w3")))
+        error = error_of(inputs * of_inputs, floating * of_inputs, weight * of_weight, bias)
+        return learn_layer(StoredLayer("layer", (part,)), error.at_best_bias(), QUICK)
+
+    for of_weight, of_inputs in ((2.0**-20, 1.0), (1.0, 2.0**-20), (2.0**10, 2.0**5)):
+        found = learned(of_weight, of_inputs).dequantize() / of_weight
+        torch.testing.assert_close(found, learned(1.0, 1.0).dequantize(), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize(
     ("sequential", "start", "option"),
     [(True, None, "w2"), (False, None, "w2"), (True, Gptq(), "w3"), (False, Gptq(), "w2x2")],

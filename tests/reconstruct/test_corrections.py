@@ -29,7 +29,6 @@ from apportion.reconstruct.held_out import learned_and_judged
 
 PlanOf = Callable[..., Plan]
 BY_HAND: dict[Correction, Callable[[Network, Data, Finalized], Finalized]] = {
-    Correction.BIAS: correct_biases,
     Correction.BATCH_NORM: match_statistics,
     Correction.TUNE: lambda network, data, finalized: tune_biases(network, data, finalized, 3),
 }
@@ -51,7 +50,7 @@ def test_corrections_follow_any_method_and_each_other(
     assert correct(network, data, found, Correction.BIAS).layers is found.layers
 
 
-@pytest.mark.parametrize("correction", Correction)
+@pytest.mark.parametrize("correction", BY_HAND)
 def test_the_front_door_does_what_the_correction_names(
     network: Network, data: Data, plan_of: PlanOf, correction: Correction
 ) -> None:
@@ -73,3 +72,17 @@ def test_a_corrected_method_is_the_method_and_then_its_corrections_in_order(
         by_hand = correct(network, data, by_hand, correction, 5)
     one = Corrected(Nearest(), order, 5).finalize(network, chosen, data).tensors(network)
     assert all(torch.equal(one[name], tensor) for name, tensor in by_hand.tensors(network).items())
+
+
+@pytest.mark.parametrize("method", [Nearest(), Gptq()])
+def test_bias_correction_is_made_only_where_it_helps_samples_that_it_does_not_see(
+    network: Network, data: Data, plan_of: PlanOf, method: Nearest | Gptq
+) -> None:
+    given = method.finalize(network, plan_of(network, ["w2"]), data)
+    learned, judged = learned_and_judged(len(data.inputs), HELD_OUT)
+    seen, judge = (Data(data.inputs[part.start : part.stop], None, "part") for part in (learned, judged))
+    found = correct(network, data, given, Correction.BIAS)
+    assert measure_finalized(network, found, judge).loss <= measure_finalized(network, given, judge).loss
+    if found is not given:
+        by_hand = correct_biases(network, seen, given).biases
+        assert all(torch.equal(found.biases[name], bias) for name, bias in by_hand.items())
