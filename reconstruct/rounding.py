@@ -14,6 +14,7 @@ from .activations import ActivationStore
 from .finalize import Finalized, StoredLayer, finalize_nearest
 from .gptq import Gptq, gptq_next
 from .grids import LayerGrid
+from .held_out import check_held_out, learned_and_judged
 from .learn import Learning, learn_rounding, output_error
 from .method import Progress
 from .streams import Streams, walkable_blocks
@@ -96,11 +97,7 @@ class LearnedRounding:
     learning: Learning = field(default_factory=Learning)
 
     def __post_init__(self) -> None:
-        if not 0 < self.held_out < 1:
-            raise InputError(
-                f"learned rounding holds out {self.held_out} of the calibration data; it is a share between "
-                "0 and 1, such as 0.0625"
-            )
+        check_held_out("learned rounding", self.held_out)
         if self.start is not None and not self.start.sequential:
             raise InputError("learned rounding starts from GPTQ on quantized inputs; leave sequential set")
 
@@ -177,10 +174,8 @@ class LearnedRounding:
         began = time.perf_counter()
         network = streams.network
         before = dict(streams.replaced)
-        samples = len(streams.data.inputs)
-        learned_from = max(1, samples - max(1, round(self.held_out * samples)))
-        # A single sample has to do for both.
-        judged_on = range(learned_from, samples) if learned_from < samples else range(samples)
+        seen, judged_on = learned_and_judged(len(streams.data.inputs), self.held_out)
+        learned_from = seen.stop
         for layer in layers:
             if self.start is None:
                 streams.replace(layer, done[layer.name])
