@@ -61,6 +61,7 @@ from .arguments import (
 from .charts import draw_charts
 from .console import Reporter
 from .early import given_options, refuse_early_options
+from .export import export
 from .folder import RunFolder
 from .frontier import frontier
 from .inputs import source_of
@@ -100,7 +101,7 @@ allows, prove how close to optimal that is, and write the quantized network.
 (the whole file), 25% (of the float network).
 
 [bold]Stages[/bold]: the same job in steps that can be cut and resumed: profile, solve, finalize, evaluate,
-frontier, show, plot. Each reads and writes documents in the --out folder.
+frontier, show, plot, export. Each reads and writes documents in the --out folder.
 """
 
 app = typer.Typer(
@@ -350,5 +351,5 @@ def finalize(
     report_plan(kept, folder, reporter, json_)
 
 
-for stage in (frontier, evaluate, show, plot):
+for stage in (frontier, evaluate, show, plot, export):
     app.command()(stage)

@@ -1,6 +1,18 @@
-"""The finished network on disk, and the way back."""
+"""The finished network on disk, the way back, and the ways on to other runtimes."""
 
 from .network import PROGRAM, WEIGHTS, load, save_network
+from .onnx_file import LayerSize, OnnxExport, export_onnx
 from .packed import PackedNetwork, read_packed, write_packed
 
-__all__ = ["PROGRAM", "WEIGHTS", "PackedNetwork", "load", "read_packed", "save_network", "write_packed"]
+__all__ = [
+    "PROGRAM",
+    "WEIGHTS",
+    "LayerSize",
+    "OnnxExport",
+    "PackedNetwork",
+    "export_onnx",
+    "load",
+    "read_packed",
+    "save_network",
+    "write_packed",
+]

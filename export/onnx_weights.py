@@ -1,0 +1,150 @@
+"""A stored layer as ONNX nodes: integers of 2, 4 and 8 bits, dequantized, summed and put in order."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..allocator import LayerCut
+from ..network import Layer
+from ..quantizer import QuantizedRows, StepUnit
+from ..reconstruct import StoredLayer, StoredPart
+from .onnx_builder import Builder
+
+__all__ = ["weight_nodes"]
+
+LEAST_SAVED_BITS = 4096
+"""What storing codes at their true width must save, since the nodes that it takes weigh as much."""
+
+
+def weight_nodes(
+    layer: Layer, stored: StoredLayer, *, prefix: str, dtype: torch.dtype = torch.float32
+) -> Builder:
+    """Nodes that compute a layer's weight from its codes and steps.
+
+    ONNX has integers of 2, 4 and 8 bits. A code of another width is cut into digits whose widths are the
+    powers of two that add up to it (7 bits into 4, 2 and 1, the highest first and signed), so that every
+    point i of the rows that share an option is
+
+        sum_k DequantizeLinear(digit_ik, 2^shift_k * steps_i)     steps per row, per group of the row, or one
+
+    Digits of one bit are stored eight in a byte. Where a layer has few weights of such a width, they are
+    integers of the next one instead. Points are added up, rows with different options concatenated, and
+    brought into their order by a Gather. The sum is that of `QuantizedRows.dequantize`, term by term, so the
+    weight is the same to the last bit.
+
+    Parameters
+    ----------
+    prefix : str
+        What names of values begin with.
+    dtype : torch.dtype
+        Type of the network's weight.
+
+    Returns
+    -------
+    Builder
+        Its last node gives `Layer.weight`, in the layout of the network's tensor.
+    """
+    builder = Builder(layer.name, prefix)
+    parts = _merged([_widened(builder, part) for part in stored.parts])
+    values = [_rows(builder, part.rows) for part in parts]
+    value = values[0] if len(values) == 1 else builder.node("Concat", values, axis=0)
+    value = _in_order(builder, value, torch.cat([part.index for part in parts]), stored.cut)
+    if layer.transposed:
+        value = builder.node("Transpose", [value], perm=(1, 0))
+    elif len(layer.shape) > 2:
+        value = builder.reshape(value, layer.shape)
+    builder.cast(value, dtype)
+    builder.nodes[-1].output[0] = layer.weight
+    return builder
+
+
+def _widened(builder: Builder, part: StoredPart) -> StoredPart:
+    """The same codes under the next option whose width is a power of two, where they are few."""
+    codes, option = part.rows.codes.cpu(), part.rows.option
+    bits = next(width for width in (2, 4, 8) if width >= option.bits)
+    if 0 < (bits - option.bits) * codes.numel() < LEAST_SAVED_BITS * option.points:
+        builder.notes[f"few weights of {option.bits} bits, as {bits}-bit integers"] = None
+        option = replace(option, bits=bits)
+    return StoredPart(part.index.cpu(), QuantizedRows(option, codes, part.rows.steps.cpu()))
+
+
+def _merged(parts: list[StoredPart]) -> list[StoredPart]:
+    """Rows of equal options together."""
+    merged = []
+    for option in dict.fromkeys(part.rows.option for part in parts):
+        equal = [part for part in parts if part.rows.option == option]
+        codes = torch.cat([part.rows.codes for part in equal], 1)
+        steps = torch.cat([part.rows.steps for part in equal], 1)
+        index = torch.cat([part.index for part in equal])
+        merged.append(StoredPart(index, QuantizedRows(option, codes, steps)))
+    return merged
+
+
+def _in_order(builder: Builder, value: str, order: Tensor, cut: LayerCut | None) -> str:
+    """Rows as the layer has them, (channels, fan_in), from rows in the given order."""
+    if cut is None or not cut.inputs:
+        return builder.permuted(value, order.argsort())
+    value = builder.reshape(value, (cut.strips, cut.channels, cut.inputs))
+    value = builder.permuted(value, (order[:: cut.channels] // cut.channels).argsort())
+    value = builder.node("Transpose", [value], perm=(1, 0, 2))
+    return builder.reshape(value, (cut.channels, cut.fan_in))
+
+
+def _digits(bits: int) -> list[int]:
+    """Widths of the digits of a code, the highest first."""
+    return [width for width in (8, 4, 2, 1) if bits & width]
+
+
+def _rows(builder: Builder, rows: QuantizedRows) -> str:
+    """Points added up: ``sum_i steps[i] * codes[i]``, shape (rows, row weights)."""
+    return _sum(builder, [_point(builder, rows, index) for index in range(rows.option.points)])
+
+
+def _point(builder: Builder, rows: QuantizedRows, index: int) -> str:
+    name = f"{rows.option}.{index}"
+    steps = _steps(builder, f"{name}.steps", rows, index)
+    digits: list[str] = []
+    below = rows.option.bits
+    for width in _digits(rows.option.bits):
+        below -= width
+        # Shifts of signed integers round down, so what is left below the highest digit is never negative.
+        codes = rows.codes[index] >> below
+        if digits:
+            codes = codes & (2**width - 1)
+        stored = builder.integers(f"{name}.codes{below or ''}", codes, width, signed=not digits)
+        digits.append(_dequantize(builder, stored, builder.times(steps, 2**below), rows))
+    return _sum(builder, digits)
+
+
+def _sum(builder: Builder, values: list[str]) -> str:
+    return reduce(lambda total, value: builder.node("Add", [total, value]), values)
+
+
+def _dequantize(builder: Builder, codes: str, steps: str, rows: QuantizedRows) -> str:
+    from onnx import TensorProto
+
+    where: dict[str, Any] = {}
+    if rows.option.unit is StepUnit.CHANNEL:
+        where = {"axis": 0}
+    elif rows.option.unit is StepUnit.GROUP:
+        where = {"axis": 1, "block_size": rows.option.group}
+    return builder.node("DequantizeLinear", [codes, steps], output_dtype=TensorProto.FLOAT, **where)
+
+
+def _steps(builder: Builder, name: str, rows: QuantizedRows, index: int) -> str:
+    """Steps in half precision where that is exact, else in single precision."""
+    steps = rows.steps[index]
+    if rows.option.unit is StepUnit.TENSOR:
+        steps = steps[0, 0]
+    elif rows.option.unit is StepUnit.CHANNEL:
+        steps = steps[:, 0]
+    half = steps.to(torch.float16)
+    if torch.equal(half.to(torch.float32), steps):
+        return builder.tensor(name, half.numpy())
+    builder.notes["steps of 32 bits, as some are too small or too large for 16"] = None
+    return builder.tensor(name, steps.numpy())
