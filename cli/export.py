@@ -6,13 +6,14 @@ import dataclasses
 import enum
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.console import RenderableType
 from rich.table import Table
 
 from ..errors import InputError
-from ..export import OnnxExport, export_onnx
+from ..export import TOOLKITS, OnnxExport, export_onnx, export_recipe, export_state
 from .arguments import OUT, ForceArg, JsonArg, QuietArg, RunArg
 from .console import Reporter
 
@@ -23,39 +24,71 @@ class Format(enum.StrEnum):
     """What a run is exported as."""
 
     ONNX = "onnx"
+    SAFETENSORS = "safetensors"
+    TORCHAO = "torchao"
+    COMPRESSED_TENSORS = "compressed-tensors"
+    MODELOPT = "modelopt"
+    AUTOROUND = "autoround"
 
     @property
     def file_name(self) -> str:
         """Where it goes by default, in the folder of the run."""
+        if self.value in TOOLKITS:
+            return f"{self.value}{TOOLKITS[self.value].suffix}"
         return f"network.{self.value}"
 
 
 FormatArg = Annotated[
-    Format, typer.Option("--format", help="onnx: a file that onnxruntime runs.", show_default=False)
+    Format,
+    typer.Option(
+        "--format",
+        help="onnx: a file that onnxruntime runs. safetensors: plain float weights by name. The others: a "
+        "document that gives the layers the same bits in that toolkit.",
+        show_default=False,
+    ),
 ]
 OutputArg = Annotated[Path | None, typer.Option(help="The file to write; default: one in the run's folder.")]
+LowerArg = Annotated[
+    bool,
+    typer.Option(
+        "--lower", help="Store what a toolkit cannot express as the next thing that is not less, and say so."
+    ),
+]
 
 
 def export(
     format_: FormatArg,
     run: RunArg = OUT,
     output: OutputArg = None,
+    lower: LowerArg = False,
     force: ForceArg = False,
     json_: JsonArg = False,
     quiet: QuietArg = False,
 ) -> None:
-    """Write a finished run for another runtime: a file of its own, the run stays as it is."""
+    """Write a finished run for another runtime or toolkit: one file, the run stays as it is."""
     reporter = Reporter(quiet)
+    if lower and format_.value not in TOOLKITS:
+        raise InputError(f"--lower goes with recipes for toolkits; {format_} stores every plan as it is")
     path = run / format_.file_name if output is None else output
     if path.exists() and not force:
         raise InputError(f"{path} is there already; choose another --output, or --force to replace it")
-    written = export_onnx(run, path)
+    account: dict[str, Any] = {}
+    results: list[RenderableType] = []
+    if format_ is Format.ONNX:
+        written = export_onnx(run, path)
+        account = dataclasses.asdict(written)
+        results = [_size_table(written), *_size_lines(written)]
+    elif format_ is Format.SAFETENSORS:
+        account = {"file_bytes": export_state(run, path)}
+    else:
+        lowered = export_recipe(run, path, format_.value, lower=lower).lowered
+        account = {"lowered": lowered}
+        results = [f"{layer}: {what}" for layer, what in lowered.items()]
     if json_:
-        typer.echo(json.dumps(dataclasses.asdict(written), default=str))
-        return
-    reporter.result(_size_table(written))
-    for line in _size_lines(written):
-        reporter.result(line)
+        typer.echo(json.dumps({**account, "path": str(path)}))
+    else:
+        for result in results:
+            reporter.result(result)
     reporter.say(f"wrote {path}")
 
 

@@ -3,18 +3,24 @@
 from .network import PROGRAM, WEIGHTS, load, save_network
 from .onnx_file import LayerSize, OnnxExport, export_onnx
 from .packed import PackedNetwork, read_packed, write_packed
+from .recipes import TOOLKITS, Recipe, Toolkit, export_recipe, make_recipe
 from .state import export_state, load_state
 
 __all__ = [
     "PROGRAM",
+    "TOOLKITS",
     "WEIGHTS",
     "LayerSize",
     "OnnxExport",
     "PackedNetwork",
+    "Recipe",
+    "Toolkit",
     "export_onnx",
+    "export_recipe",
     "export_state",
     "load",
     "load_state",
+    "make_recipe",
     "read_packed",
     "save_network",
     "write_packed",

@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import apportion
 from apportion.demo import digits_data
@@ -56,3 +57,28 @@ def test_a_format_must_be_given_and_known(refused: Any, finished: Path, argument
 
 def test_a_run_that_is_not_finished_is_refused(refused: Any, profiled: Path) -> None:
     assert "weights.safetensors" in refused("export", profiled, "--format", "onnx")
+
+
+def test_plain_weights_are_written(allocate: Any, finished: Path) -> None:
+    outcome = allocate("export", finished, "--format", "safetensors", "--json")
+    assert outcome.code == 0, outcome
+    path = finished / "network.safetensors"
+    assert outcome.json == {"path": str(path), "file_bytes": path.stat().st_size}
+    assert "stem.weight" in load_file(path)
+
+
+def test_a_recipe_refuses_mixed_channels_by_layer_and_lowers_them_on_request(
+    allocate: Any, refused: Any, finished: Path
+) -> None:
+    message = refused("export", finished, "--format", "torchao")
+    assert "layer 'stem' cannot be stored in torchao as planned" in message
+    assert "--lower" in message
+    outcome = allocate("export", finished, "--format", "modelopt", "--lower")
+    assert outcome.code == 0, outcome
+    assert "classifier: its channels have w4, w8, and a layer has one width: 8 bits" in outcome.out
+    assert "classifier.weight_quantizer" in (finished / "modelopt.py").read_text()
+
+
+@pytest.mark.parametrize("name", ["onnx", "safetensors"])
+def test_lowering_is_refused_where_nothing_needs_it(refused: Any, finished: Path, name: str) -> None:
+    assert "--lower goes with recipes" in refused("export", finished, "--format", name, "--lower")
