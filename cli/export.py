@@ -20,6 +20,13 @@ from .console import Reporter
 __all__ = ["export"]
 
 
+class Kernels(enum.StrEnum):
+    """What multiplies the weights of linear layers in ONNX."""
+
+    FLOAT = "float"
+    INTEGER = "integer"
+
+
 class Format(enum.StrEnum):
     """What a run is exported as."""
 
@@ -48,6 +55,13 @@ FormatArg = Annotated[
     ),
 ]
 OutputArg = Annotated[Path | None, typer.Option(help="The file to write; default: one in the run's folder.")]
+KernelsArg = Annotated[
+    Kernels,
+    typer.Option(
+        help="With onnx. float: as PyTorch computes. integer: linear layers by low-bit kernels of "
+        "onnxruntime, which round what enters to 8 bits."
+    ),
+]
 LowerArg = Annotated[
     bool,
     typer.Option(
@@ -60,6 +74,7 @@ def export(
     format_: FormatArg,
     run: RunArg = OUT,
     output: OutputArg = None,
+    kernels: KernelsArg = Kernels.FLOAT,
     lower: LowerArg = False,
     force: ForceArg = False,
     json_: JsonArg = False,
@@ -69,13 +84,15 @@ def export(
     reporter = Reporter(quiet)
     if lower and format_.value not in TOOLKITS:
         raise InputError(f"--lower goes with recipes for toolkits; {format_} stores every plan as it is")
+    if kernels is not Kernels.FLOAT and format_ is not Format.ONNX:
+        raise InputError(f"--kernels goes with --format onnx; {format_} does not say what multiplies")
     path = run / format_.file_name if output is None else output
     if path.exists() and not force:
         raise InputError(f"{path} is there already; choose another --output, or --force to replace it")
     account: dict[str, Any] = {}
     results: list[RenderableType] = []
     if format_ is Format.ONNX:
-        written = export_onnx(run, path)
+        written = export_onnx(run, path, kernels=kernels.value)
         account = dataclasses.asdict(written)
         results = [_size_table(written), *_size_lines(written)]
     elif format_ is Format.SAFETENSORS:

@@ -95,14 +95,25 @@ class Builder:
             bits = self.node("Slice", [self.reshape(bits, (-1,)), *ends])
         return self.reshape(bits, shape)
 
-    def times(self, steps: str, factor: int) -> str:
-        """Append a product in single precision, unless the factor is 1; folded when the file is loaded."""
+    def steps(self, name: str, steps: Tensor) -> str:
+        """Store steps in half precision where that is exact, else in single precision; returns the name."""
+        half = steps.to(torch.float16)
+        if torch.equal(half.to(torch.float32), steps):
+            return self.tensor(name, half.numpy())
+        self.notes["steps of 32 bits, as some are too small or too large for 16"] = None
+        return self.tensor(name, steps.numpy())
+
+    def single(self, value: str) -> str:
+        """Append a Cast to single precision; of stored tensors it is done once, when the file is loaded."""
         from onnx import TensorProto
 
+        return self.node("Cast", [value], to=TensorProto.FLOAT)
+
+    def times(self, steps: str, factor: int) -> str:
+        """Append a product in single precision, unless the factor is 1."""
         if factor == 1:
             return steps
-        wide = self.node("Cast", [steps], to=TensorProto.FLOAT)
-        return self.node("Mul", [wide, self.constant(np.array(factor, np.float32))])
+        return self.node("Mul", [self.single(steps), self.constant(np.array(factor, np.float32))])
 
     def reshape(self, value: str, shape: Sequence[int]) -> str:
         """Append a Reshape."""
@@ -116,8 +127,8 @@ class Builder:
             return value
         return self.node("Cast", [value], to=TensorProto.DataType.Value(FLOATS[dtype]))
 
-    def permuted(self, value: str, order: Tensor) -> str:
-        """Append a Gather of `order` along the first axis, unless that leaves everything in place."""
+    def permuted(self, value: str, order: Tensor, axis: int = 0) -> str:
+        """Append a Gather of `order` along an axis, unless that leaves everything in place."""
         from onnx import TensorProto
 
         indices = order.cpu().numpy()
@@ -127,7 +138,7 @@ class Builder:
         self.notes[f"an order of {bits} bits per row"] = None
         stored = self.tensor("order", indices.astype(f"uint{bits}"))
         wide = self.node("Cast", [stored], to=TensorProto.INT64)
-        return self.node("Gather", [value, wide], axis=0)
+        return self.node("Gather", [value, wide], axis=axis)
 
 
 def packed_integers(values: NDArray[np.int8], bits: int) -> NDArray[np.uint8]:

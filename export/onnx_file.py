@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from .extras import need_onnx
 from .network import PROGRAM, WEIGHTS
 from .onnx_builder import Builder
 from .onnx_graph import OPSET, example_inputs, open_graph
+from .onnx_kernels import MICROSOFT, use_integer_kernels
 from .onnx_weights import weight_nodes
 from .packed import PackedNetwork, read_packed
 
@@ -29,8 +30,8 @@ __all__ = ["LayerSize", "OnnxExport", "export_onnx"]
 
 IR_VERSION = 13
 """The first with 2-bit integers."""
-TOLERANCE = 1e-3
-"""Relative difference to PyTorch, far above what two orders of summation make."""
+TOLERANCES = {"float": 1e-3, "integer": 0.5}
+"""Relative difference to PyTorch, far above what two orders of summation, or inputs of 8 bits, make."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,9 @@ class OnnxExport:
     difference: float
 
 
-def export_onnx(run: str | Path, path: str | Path) -> OnnxExport:
+def export_onnx(
+    run: str | Path, path: str | Path, *, kernels: Literal["float", "integer"] = "float"
+) -> OnnxExport:
     """Write the quantized network of a run folder as an ONNX file for any batch size.
 
     Weights are integers of 2, 4 or 8 bits (opset 25) that DequantizeLinear nodes bring to floats; see
@@ -88,6 +91,9 @@ def export_onnx(run: str | Path, path: str | Path) -> OnnxExport:
         Folder with ``weights.safetensors`` and ``program.json``.
     path : str or Path
         The file, replaced where it exists.
+    kernels : "float" or "integer"
+        integer: linear layers are multiplied by onnxruntime's own low-bit kernels, see `use_integer_kernels`.
+        These round their inputs to 8 bits, so the output is near PyTorch's, not the same.
 
     Examples
     --------
@@ -103,19 +109,19 @@ def export_onnx(run: str | Path, path: str | Path) -> OnnxExport:
     packed = read_packed(Path(run) / WEIGHTS)
     network = load_program(Path(run) / PROGRAM, packed.tensors())
     stored = {layer.name: layer for layer in packed.finalized.layers}
-    weights = {
-        layer.name: weight_nodes(
-            layer, stored[layer.name], prefix=f"w{index}", dtype=network.weight(layer).dtype
-        )
-        for index, layer in enumerate(network.layers)
-        if layer.name in stored
-    }
     network = network.without(
-        [layer.name for layer in network.layers if layer.name not in weights], "not in the plan"
+        [layer.name for layer in network.layers if layer.name not in stored], "not in the plan"
     )
-    model = filled(open_graph(network), {layer.weight: weights[layer.name] for layer in network.layers})
+    model = open_graph(network)
+    layers = {layer.weight: (layer, stored[layer.name]) for layer in network.layers}
+    weights = use_integer_kernels(model, layers) if kernels == "integer" else {}
+    for index, (name, (layer, kept)) in enumerate(layers.items()):
+        if name not in weights:
+            dtype = network.weight(layer).dtype
+            weights[name] = weight_nodes(layer, kept, prefix=f"w{index}", dtype=dtype)
+    model = filled(model, weights)
     content = serialized(model)
-    difference = _compare(content, network)
+    difference = _compare(content, network, TOLERANCES[kernels])
     with replace_file(Path(path)) as temporary:
         temporary.write_bytes(content)
     return _account(Path(path), content, model, packed, weights, difference)
@@ -136,7 +142,7 @@ def filled(model: ModelProto, weights: Mapping[str, Builder]) -> ModelProto:
     return helper.make_model(
         graph,
         ir_version=IR_VERSION,
-        opset_imports=[helper.make_opsetid("", OPSET)],
+        opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)],
         producer_name="apportion",
         functions=model.functions,
     )
@@ -174,13 +180,13 @@ def session_outputs(content: bytes, inputs: tuple[Tensor, ...]) -> NDArray[np.fl
     return output
 
 
-def _compare(content: bytes, network: Network) -> float:
+def _compare(content: bytes, network: Network, tolerance: float) -> float:
     inputs = example_inputs(network, 2)
     with torch.inference_mode():
         expected = network.run(inputs).float().numpy()
     difference = np.abs(session_outputs(content, inputs) - expected).max()
     scale = max(float(np.abs(expected).max()), 1e-30)
-    if not difference <= TOLERANCE * scale:
+    if not difference <= tolerance * scale:
         raise InputError(
             f"onnxruntime's output differs from PyTorch's by {difference:.2g} where the largest is "
             f"{scale:.2g}; nothing was written. Another version of onnxruntime may compute it rightly"
@@ -204,8 +210,8 @@ def _account(
         planned_bytes=-(-packed.plan.complexity.size_bits // 8),
         graph_bytes=len(content) - data_bytes,
         layers=tuple(
-            LayerSize(name, planned[name], builder.stored_bits, tuple(builder.notes))
-            for name, builder in weights.items()
+            LayerSize(builder.name, planned[builder.name], builder.stored_bits, tuple(builder.notes))
+            for builder in weights.values()
         ),
         difference=difference,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import reduce
 from typing import Any
 
@@ -14,6 +13,7 @@ from ..network import Layer
 from ..quantizer import QuantizedRows, StepUnit
 from ..reconstruct import StoredLayer, StoredPart
 from .onnx_builder import Builder
+from .onnx_parts import merged, stored_width, widened
 
 __all__ = ["weight_nodes"]
 
@@ -50,7 +50,7 @@ def weight_nodes(
         Its last node gives `Layer.weight`, in the layout of the network's tensor.
     """
     builder = Builder(layer.name, prefix)
-    parts = _merged([_widened(builder, part) for part in stored.parts])
+    parts = merged([_affordable(builder, part) for part in stored.parts])
     values = [_rows(builder, part.rows) for part in parts]
     value = values[0] if len(values) == 1 else builder.node("Concat", values, axis=0)
     value = _in_order(builder, value, torch.cat([part.index for part in parts]), stored.cut)
@@ -63,26 +63,14 @@ def weight_nodes(
     return builder
 
 
-def _widened(builder: Builder, part: StoredPart) -> StoredPart:
-    """The same codes under the next option whose width is a power of two, where they are few."""
-    codes, option = part.rows.codes.cpu(), part.rows.option
-    bits = next(width for width in (2, 4, 8) if width >= option.bits)
-    if 0 < (bits - option.bits) * codes.numel() < LEAST_SAVED_BITS * option.points:
-        builder.notes[f"few weights of {option.bits} bits, as {bits}-bit integers"] = None
-        option = replace(option, bits=bits)
-    return StoredPart(part.index.cpu(), QuantizedRows(option, codes, part.rows.steps.cpu()))
-
-
-def _merged(parts: list[StoredPart]) -> list[StoredPart]:
-    """Rows of equal options together."""
-    merged = []
-    for option in dict.fromkeys(part.rows.option for part in parts):
-        equal = [part for part in parts if part.rows.option == option]
-        codes = torch.cat([part.rows.codes for part in equal], 1)
-        steps = torch.cat([part.rows.steps for part in equal], 1)
-        index = torch.cat([part.index for part in equal])
-        merged.append(StoredPart(index, QuantizedRows(option, codes, steps)))
-    return merged
+def _affordable(builder: Builder, part: StoredPart) -> StoredPart:
+    """The part, widened where digits of its true width would not pay."""
+    bits = part.rows.option.bits
+    wide = stored_width(bits)
+    if 0 < (wide - bits) * part.rows.codes[0].numel() < LEAST_SAVED_BITS:
+        builder.notes[f"few weights of {bits} bits, as {wide}-bit integers"] = None
+        return widened(part)
+    return part
 
 
 def _in_order(builder: Builder, value: str, order: Tensor, cut: LayerCut | None) -> str:
@@ -137,14 +125,9 @@ def _dequantize(builder: Builder, codes: str, steps: str, rows: QuantizedRows) -
 
 
 def _steps(builder: Builder, name: str, rows: QuantizedRows, index: int) -> str:
-    """Steps in half precision where that is exact, else in single precision."""
     steps = rows.steps[index]
     if rows.option.unit is StepUnit.TENSOR:
         steps = steps[0, 0]
     elif rows.option.unit is StepUnit.CHANNEL:
         steps = steps[:, 0]
-    half = steps.to(torch.float16)
-    if torch.equal(half.to(torch.float32), steps):
-        return builder.tensor(name, half.numpy())
-    builder.notes["steps of 32 bits, as some are too small or too large for 16"] = None
-    return builder.tensor(name, steps.numpy())
+    return builder.steps(name, steps)

@@ -82,3 +82,11 @@ def test_a_recipe_refuses_mixed_channels_by_layer_and_lowers_them_on_request(
 @pytest.mark.parametrize("name", ["onnx", "safetensors"])
 def test_lowering_is_refused_where_nothing_needs_it(refused: Any, finished: Path, name: str) -> None:
     assert "--lower goes with recipes" in refused("export", finished, "--format", name, "--lower")
+
+
+def test_integer_kernels_are_for_onnx(allocate: Any, refused: Any, finished: Path) -> None:
+    arguments = ("export", finished, "--kernels", "integer", "--format")
+    assert "--kernels goes with --format onnx" in refused(*arguments, "safetensors")
+    outcome = allocate(*arguments, "onnx", "--json")
+    assert outcome.code == 0, outcome
+    assert 1e-4 < outcome.json["difference"] < 1
