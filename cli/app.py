@@ -65,6 +65,7 @@ from .export import export
 from .folder import RunFolder
 from .frontier import frontier
 from .inputs import source_of
+from .latency import latency
 from .limits import check_unit, limits_of
 from .lossless import ANY_SIZE, searched_data, tolerance_of
 from .reading import evaluate, plot, show
@@ -101,7 +102,7 @@ allows, prove how close to optimal that is, and write the quantized network.
 (the whole file), 25% (of the float network).
 
 [bold]Stages[/bold]: the same job in steps that can be cut and resumed: profile, solve, finalize, evaluate,
-frontier, show, plot, export. Each reads and writes documents in the --out folder.
+frontier, show, plot, export, latency. Each reads and writes documents in the --out folder.
 """
 
 app = typer.Typer(
@@ -351,5 +352,5 @@ def finalize(
     report_plan(kept, folder, reporter, json_)
 
 
-for stage in (frontier, evaluate, show, plot, export):
+for stage in (frontier, evaluate, show, plot, export, latency):
     app.command()(stage)

@@ -17,7 +17,7 @@ from ..export import TOOLKITS, OnnxExport, export_onnx, export_recipe, export_st
 from .arguments import OUT, ForceArg, JsonArg, QuietArg, RunArg
 from .console import Reporter
 
-__all__ = ["export"]
+__all__ = ["Kernels", "KernelsArg", "export"]
 
 
 class Kernels(enum.StrEnum):
@@ -58,7 +58,7 @@ OutputArg = Annotated[Path | None, typer.Option(help="The file to write; default
 KernelsArg = Annotated[
     Kernels,
     typer.Option(
-        help="With onnx. float: as PyTorch computes. integer: linear layers by low-bit kernels of "
+        help="float: as PyTorch computes. integer: linear layers by low-bit kernels of "
         "onnxruntime, which round what enters to 8 bits."
     ),
 ]

@@ -1,5 +1,6 @@
 """The finished network on disk, the way back, and the ways on to other runtimes."""
 
+from .latency import LayerLatency, measure_latency
 from .network import PROGRAM, WEIGHTS, load, save_network
 from .onnx_file import LayerSize, OnnxExport, export_onnx
 from .packed import PackedNetwork, read_packed, write_packed
@@ -10,6 +11,7 @@ __all__ = [
     "PROGRAM",
     "TOOLKITS",
     "WEIGHTS",
+    "LayerLatency",
     "LayerSize",
     "OnnxExport",
     "PackedNetwork",
@@ -21,6 +23,7 @@ __all__ = [
     "load",
     "load_state",
     "make_recipe",
+    "measure_latency",
     "read_packed",
     "save_network",
     "write_packed",

@@ -96,24 +96,24 @@ class Builder:
         return self.reshape(bits, shape)
 
     def steps(self, name: str, steps: Tensor) -> str:
-        """Store steps in half precision where that is exact, else in single precision; returns the name."""
+        """Store steps in half precision where that is exact; returns the name of a value in single precision.
+
+        Not given to DequantizeLinear in half precision: onnxruntime then mistakes the type of its output when
+        it moves a transposition before it. The Cast is done once, when the file is loaded.
+        """
+        from onnx import TensorProto
+
         half = steps.to(torch.float16)
         if torch.equal(half.to(torch.float32), steps):
-            return self.tensor(name, half.numpy())
+            return self.node("Cast", [self.tensor(name, half.numpy())], to=TensorProto.FLOAT)
         self.notes["steps of 32 bits, as some are too small or too large for 16"] = None
         return self.tensor(name, steps.numpy())
 
-    def single(self, value: str) -> str:
-        """Append a Cast to single precision; of stored tensors it is done once, when the file is loaded."""
-        from onnx import TensorProto
-
-        return self.node("Cast", [value], to=TensorProto.FLOAT)
-
-    def times(self, steps: str, factor: int) -> str:
-        """Append a product in single precision, unless the factor is 1."""
+    def times(self, value: str, factor: int) -> str:
+        """Append a product, unless the factor is 1."""
         if factor == 1:
-            return steps
-        return self.node("Mul", [self.single(steps), self.constant(np.array(factor, np.float32))])
+            return value
+        return self.node("Mul", [value, self.constant(np.array(factor, np.float32))])
 
     def reshape(self, value: str, shape: Sequence[int]) -> str:
         """Append a Reshape."""

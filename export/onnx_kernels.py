@@ -178,8 +178,7 @@ def _steps(builder: Builder, name: str, rows: QuantizedRows, index: int, block: 
         # A group is one block or several.
         steps = steps.repeat_interleave(rows.option.group // block, 1)[:, :count]
     stored = builder.steps(name, steps)
-    single = builder.single(stored)
     if tuple(steps.shape) == (channels, count):
-        return single
+        return stored
     shape = builder.constant(np.array([channels, count], np.int64))
-    return builder.node("Expand", [single, shape])
+    return builder.node("Expand", [stored, shape])

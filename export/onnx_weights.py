@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import reduce
 from typing import Any
 
@@ -50,7 +51,7 @@ def weight_nodes(
         Its last node gives `Layer.weight`, in the layout of the network's tensor.
     """
     builder = Builder(layer.name, prefix)
-    parts = merged([_affordable(builder, part) for part in stored.parts])
+    parts = merged([_as_stored(builder, part) for part in stored.parts])
     values = [_rows(builder, part.rows) for part in parts]
     value = values[0] if len(values) == 1 else builder.node("Concat", values, axis=0)
     value = _in_order(builder, value, torch.cat([part.index for part in parts]), stored.cut)
@@ -63,14 +64,18 @@ def weight_nodes(
     return builder
 
 
-def _affordable(builder: Builder, part: StoredPart) -> StoredPart:
-    """The part, widened where digits of its true width would not pay."""
+def _as_stored(builder: Builder, part: StoredPart) -> StoredPart:
+    """The part under the option that it is stored as: widened where digits of its width would not pay."""
     bits = part.rows.option.bits
     wide = stored_width(bits)
     if 0 < (wide - bits) * part.rows.codes[0].numel() < LEAST_SAVED_BITS:
         builder.notes[f"few weights of {bits} bits, as {wide}-bit integers"] = None
-        return widened(part)
-    return part
+        part = widened(part)
+    option = part.rows.option
+    if option.bits == 8 and option.unit is StepUnit.CHANNEL:
+        # A row as one group: onnxruntime takes an axis of 8-bit weights for leave to round the inputs too.
+        option = replace(option, unit=StepUnit.GROUP, group=part.rows.codes.shape[2])
+    return StoredPart(part.index, QuantizedRows(option, part.rows.codes, part.rows.steps))
 
 
 def _in_order(builder: Builder, value: str, order: Tensor, cut: LayerCut | None) -> str:
@@ -114,14 +119,12 @@ def _sum(builder: Builder, values: list[str]) -> str:
 
 
 def _dequantize(builder: Builder, codes: str, steps: str, rows: QuantizedRows) -> str:
-    from onnx import TensorProto
-
     where: dict[str, Any] = {}
     if rows.option.unit is StepUnit.CHANNEL:
         where = {"axis": 0}
     elif rows.option.unit is StepUnit.GROUP:
         where = {"axis": 1, "block_size": rows.option.group}
-    return builder.node("DequantizeLinear", [codes, steps], output_dtype=TensorProto.FLOAT, **where)
+    return builder.node("DequantizeLinear", [codes, steps], **where)
 
 
 def _steps(builder: Builder, name: str, rows: QuantizedRows, index: int) -> str:
