@@ -38,9 +38,14 @@ from apportion.reconstruct import finalize_nearest
 from apportion.sensitivity import measure_profile, solve_plan
 
 SAMPLES = {RESNET: 256, LLAMA: 16}
-MODERATE = 64
-COMPARED = 16
-ROUNDS, RUNS = 21, 3
+MODERATE = 16
+JUDGED = {RESNET: 1184, LLAMA: 32}
+"""Held-out samples in onnxruntime; otherwise as many as `BATCH` times four."""
+COMPARED = 8
+EIGHT, FOUR_LAYER = "w8", "4b per layer"
+INTEGER_PLANS = (EIGHT, FOUR_LAYER)
+"""Plans that are run by integer kernels too: those with one width for a layer."""
+ROUNDS, RUNS = 15, 3
 """Rounds over all forms; each counts the best of a few runs, which other work on the machine spoils least."""
 FLOAT, UNPACKED, PACKED, INTEGER = "float", "unpacked once", "unpacked at every run", "integer kernels"
 BATCH = 25
@@ -54,12 +59,13 @@ def main() -> None:
     parser.add_argument("networks", nargs="*", default=[*NETWORKS, LLAMA])
     names = parser.parse_args().networks
     torch.set_num_threads(1)
-    documents = {document["network"]: document for document in kept()}
+    measured = {}
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
-            documents[name] = measure(name, Path(folder))
-    order = [*NETWORKS, LLAMA]
-    write_page([documents[name] for name in order if name in documents], measure_points())
+            measured[name] = measure(name, Path(folder))
+    points = measure_points()
+    documents = {document["network"]: document for document in kept()} | measured
+    write_page([documents[name] for name in (*NETWORKS, LLAMA) if name in documents], points)
 
 
 def kept() -> list[dict[str, Any]]:
@@ -79,13 +85,18 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
         run, path = folder / label, folder / f"{label}.onnx"
         save_network(run, network, plan, finalize_nearest(network, plan))
         written = export_onnx(run, path)
-        integer = export_onnx(run, folder / "integer.onnx", kernels="integer")
         sessions = {
             FLOAT: session(content),
             UNPACKED: session(path.read_bytes(), unpack=True),
             PACKED: session(path.read_bytes()),
-            INTEGER: session((folder / "integer.onnx").read_bytes()),
         }
+        integer = {}
+        if label in INTEGER_PLANS:
+            path = folder / "integer.onnx"
+            integer["integer_difference"] = export_onnx(run, path, kernels="integer").difference
+            integer["integer_kernels"] = kernels(path, folder)
+            sessions[INTEGER] = session(path.read_bytes())
+            integer["integer_accuracy"] = accuracy(sessions[INTEGER], subject)
         row = {
             "plan": label,
             "plan_bytes": written.planned_bytes,
@@ -95,12 +106,9 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
             "weights_over_plan": sum(layer.stored_bits for layer in written.layers)
             / sum(layer.planned_bits for layer in written.layers),
             "difference": difference(sessions[PACKED], load(run), subject),
-            "integer_difference": integer.difference,
             "accuracy": accuracy(sessions[UNPACKED], subject),
-            "integer_accuracy": accuracy(sessions[INTEGER], subject),
             "seconds": times(sessions, subject),
-            "kernels": kernels(path, folder),
-            "integer_kernels": kernels(folder / "integer.onnx", folder),
+            **integer,
         }
         print(name, row, flush=True)
         rows.append(row)
@@ -108,21 +116,21 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
         "network": name,
         "float_bytes": len(content),
         "float_accuracy": accuracies["float"],
-        "held_out": subject.held_out.name,
+        "held_out": f"{JUDGED.get(name, 4 * BATCH)} of {subject.held_out.name}",
         "rows": rows,
     }
 
 
 def plans(subject: Subject) -> dict[str, Plan]:
-    """Every weight in 8 bits, and 4 and 3.5 stored bits in the mean, chosen per channel and per layer."""
-    found = {}
-    eight, _ = measure_profile(subject.network, subject.calibration, parse_options("w8"))
-    found["w8"] = solve_plan(eight, _, "40b", "layer")
-    profile, arrays = measure_profile(subject.network, subject.calibration, parse_options("w2..8"))
-    for budget in ("4b", "3.5b"):
-        found[f"{budget} per channel"] = solve_plan(profile, arrays, budget, "channel")
-        found[f"{budget} per layer"] = solve_plan(profile, arrays, budget, "layer")
-    return found
+    """Every weight in 8 bits, and 4 and 3.5 stored bits in the mean."""
+    eight = measure_profile(subject.network, subject.calibration, parse_options("w8"))
+    scores = measure_profile(subject.network, subject.calibration, parse_options("w2..8"))
+    return {
+        EIGHT: solve_plan(*eight, "40b", "layer"),
+        FOUR_LAYER: solve_plan(*scores, "4b", "layer"),
+        "4b per channel": solve_plan(*scores, "4b", "channel"),
+        "3.5b per channel": solve_plan(*scores, "3.5b", "channel"),
+    }
 
 
 def float_content(network: Network) -> bytes:
@@ -151,7 +159,8 @@ def outputs(made: onnxruntime.InferenceSession, inputs: torch.Tensor) -> np.ndar
 
 def accuracy(made: onnxruntime.InferenceSession, subject: Subject) -> float:
     """Share of right top-1 answers on held-out data."""
-    inputs, labels = subject.held_out.inputs, subject.held_out.labels
+    judged = JUDGED.get(subject.name, 4 * BATCH)
+    inputs, labels = subject.held_out.inputs[:judged], subject.held_out.labels[:judged]
     right = 0
     for start in range(0, len(inputs), BATCH):
         answers = outputs(made, inputs[start : start + BATCH]).argmax(-1)
@@ -268,12 +277,14 @@ def write_page(documents: list[dict[str, Any]], points: list[list[object]]) -> N
             quality.append(
                 [
                     name, row["plan"], row["difference"], 100 * row["accuracy"],
-                    row["integer_difference"], 100 * row["integer_accuracy"],
+                    row.get("integer_difference"),
+                    100 * row["integer_accuracy"] if "integer_accuracy" in row else None,
                 ]
             )  # fmt: skip
             seconds = row["seconds"]
-            ratios = [paired(seconds[form], seconds[FLOAT]) for form in (UNPACKED, PACKED, INTEGER)]
-            low_bit = row["integer_kernels"].get("MatMulNBits", 0)
+            forms = (UNPACKED, PACKED, INTEGER)
+            ratios = [paired(seconds[form], seconds[FLOAT]) if form in seconds else None for form in forms]
+            low_bit = row["integer_kernels"].get("MatMulNBits", 0) if "integer_kernels" in row else None
             speed.append([name, row["plan"], 1e3 * statistics.median(seconds[FLOAT]), *ratios, low_bit])
     tables = [
         Table(

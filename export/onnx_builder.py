@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Builder", "packed_integers"]
 
-FLOATS = {torch.float16: "FLOAT16", torch.bfloat16: "BFLOAT16", torch.float64: "DOUBLE"}
+FLOATS = {torch.float16: "FLOAT16", torch.float64: "DOUBLE"}
 
 
 @dataclass

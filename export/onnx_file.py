@@ -31,6 +31,7 @@ __all__ = ["LayerSize", "OnnxExport", "export_onnx"]
 IR_VERSION = 13
 """The first with 2-bit integers."""
 TOLERANCES = {"float": 1e-3, "integer": 0.5}
+HALF_TOLERANCE = 5e-2
 """Relative difference to PyTorch, far above what two orders of summation, or inputs of 8 bits, make."""
 
 
@@ -103,11 +104,13 @@ def export_onnx(
     ------
     InputError
         A file of the run is missing or damaged, PyTorch cannot export the network, the packages are not
-        installed, onnxruntime computes something else than PyTorch, or the file cannot be written.
+        installed, onnxruntime cannot run it or computes something else than PyTorch, or the file cannot be
+        written.
     """
     need_onnx()
     packed = read_packed(Path(run) / WEIGHTS)
     network = load_program(Path(run) / PROGRAM, packed.tensors())
+    _check_types(network)
     stored = {layer.name: layer for layer in packed.finalized.layers}
     network = network.without(
         [layer.name for layer in network.layers if layer.name not in stored], "not in the plan"
@@ -180,11 +183,26 @@ def session_outputs(content: bytes, inputs: tuple[Tensor, ...]) -> NDArray[np.fl
     return output
 
 
+def _check_types(network: Network) -> None:
+    types = {given.dtype for given in network.inputs} | {tensor.dtype for tensor in network.tensors.values()}
+    if torch.bfloat16 in types:
+        raise InputError(
+            "the network computes in bfloat16, which onnxruntime does not on a CPU; capture it in float32"
+        )
+
+
 def _compare(content: bytes, network: Network, tolerance: float) -> float:
     inputs = example_inputs(network, 2)
     with torch.inference_mode():
         expected = network.run(inputs).float().numpy()
-    difference = np.abs(session_outputs(content, inputs) - expected).max()
+    try:
+        found = session_outputs(content, inputs)
+    except Exception as error:
+        reason = str(error).strip().split("\n", 1)[0]
+        raise InputError(f"onnxruntime cannot run the exported network: {reason}") from error
+    if any(tensor.dtype == torch.float16 for tensor in network.tensors.values()):
+        tolerance = max(tolerance, HALF_TOLERANCE)
+    difference = np.abs(found - expected).max()
     scale = max(float(np.abs(expected).max()), 1e-30)
     if not difference <= tolerance * scale:
         raise InputError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import reduce
 from typing import Any
 
@@ -65,17 +64,13 @@ def weight_nodes(
 
 
 def _as_stored(builder: Builder, part: StoredPart) -> StoredPart:
-    """The part under the option that it is stored as: widened where digits of its width would not pay."""
+    """The part, widened where digits of its true width would not pay."""
     bits = part.rows.option.bits
     wide = stored_width(bits)
     if 0 < (wide - bits) * part.rows.codes[0].numel() < LEAST_SAVED_BITS:
         builder.notes[f"few weights of {bits} bits, as {wide}-bit integers"] = None
-        part = widened(part)
-    option = part.rows.option
-    if option.bits == 8 and option.unit is StepUnit.CHANNEL:
-        # A row as one group: onnxruntime takes an axis of 8-bit weights for leave to round the inputs too.
-        option = replace(option, unit=StepUnit.GROUP, group=part.rows.codes.shape[2])
-    return StoredPart(part.index, QuantizedRows(option, part.rows.codes, part.rows.steps))
+        return widened(part)
+    return part
 
 
 def _in_order(builder: Builder, value: str, order: Tensor, cut: LayerCut | None) -> str:
@@ -119,11 +114,11 @@ def _sum(builder: Builder, values: list[str]) -> str:
 
 
 def _dequantize(builder: Builder, codes: str, steps: str, rows: QuantizedRows) -> str:
-    where: dict[str, Any] = {}
-    if rows.option.unit is StepUnit.CHANNEL:
+    where: dict[str, Any] = {"axis": 1, "block_size": rows.option.group or rows.codes.shape[2]}
+    if rows.option.unit is StepUnit.TENSOR:
+        where = {}
+    elif rows.option.unit is StepUnit.CHANNEL and not _as_blocks(rows):
         where = {"axis": 0}
-    elif rows.option.unit is StepUnit.GROUP:
-        where = {"axis": 1, "block_size": rows.option.group}
     return builder.node("DequantizeLinear", [codes, steps], **where)
 
 
@@ -131,6 +126,14 @@ def _steps(builder: Builder, name: str, rows: QuantizedRows, index: int) -> str:
     steps = rows.steps[index]
     if rows.option.unit is StepUnit.TENSOR:
         steps = steps[0, 0]
-    elif rows.option.unit is StepUnit.CHANNEL:
+    elif rows.option.unit is StepUnit.CHANNEL and not _as_blocks(rows):
         steps = steps[:, 0]
     return builder.steps(name, steps)
+
+
+def _as_blocks(rows: QuantizedRows) -> bool:
+    """Whether a row with one step is written as one block.
+
+    Of 8-bit weights with steps along an axis onnxruntime makes a product that rounds its inputs to 8 bits.
+    """
+    return rows.option.bits == 8

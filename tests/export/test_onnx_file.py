@@ -25,8 +25,8 @@ from apportion.reconstruct import correct_biases, finalize_nearest
 from apportion.sensitivity import measure_profile, solve_plan
 
 Assign = Callable[[Mapping[str, Sequence[str]]], Plan]
-# What two orders of summation make of logits of single precision.
-AGREEMENT = 1e-4
+# What two orders of summation make of logits of single precision, and of half.
+AGREEMENT, HALF_AGREEMENT = 1e-4, 1e-3
 # The assets' definitions leave their description files to be closed by the interpreter.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 
@@ -45,7 +45,7 @@ def saved(folder: Path, network: Network, budget: str, options: str, unit: str =
     return plan
 
 
-def check_agreement(folder: Path, path: Path, inputs: Tensor) -> None:
+def check_agreement(folder: Path, path: Path, inputs: Tensor, tolerance: float = AGREEMENT) -> None:
     """Same outputs for one sample, for two and for all."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (given,) = session.get_inputs()
@@ -54,7 +54,7 @@ def check_agreement(folder: Path, path: Path, inputs: Tensor) -> None:
         with torch.inference_mode():
             expected = network(inputs[:samples]).float().numpy()
         found = session.run(["output"], {given.name: inputs[:samples].numpy()})[0]
-        assert np.abs(found - expected).max() < AGREEMENT * max(1.0, np.abs(expected).max())
+        assert np.abs(found - expected).max() < tolerance * max(1.0, np.abs(expected).max())
 
 
 @pytest.fixture
@@ -135,12 +135,15 @@ class Product(nn.Module):
         return (x @ self.weight).relu() @ self.weight
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_shared_transposed_weights_in_other_floats_are_exported(tmp_path: Path, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
+def test_shared_transposed_weights_of_every_float_type_are_exported(
+    tmp_path: Path, dtype: torch.dtype
+) -> None:
     inputs = torch.randn(8, 3, 12, generator=torch.Generator().manual_seed(0)).to(dtype)
     saved(tmp_path / "run", capture(Product().to(dtype), inputs), "20b", "w3")
     export_onnx(tmp_path / "run", tmp_path / "net.onnx")
-    check_agreement(tmp_path / "run", tmp_path / "net.onnx", inputs)
+    tolerance = HALF_AGREEMENT if dtype == torch.float16 else AGREEMENT
+    check_agreement(tmp_path / "run", tmp_path / "net.onnx", inputs, tolerance)
 
 
 @pytest.mark.parametrize(
@@ -166,6 +169,26 @@ def test_a_missing_package_is_named_with_its_extra(
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(InputError, match=r'pip install "apportion\[onnx\]"'):
         export_onnx(mixed, tmp_path / "net.onnx")
+
+
+def test_a_network_in_bfloat16_is_refused(tmp_path: Path) -> None:
+    inputs = torch.ones(2, 3, 12, dtype=torch.bfloat16)
+    saved(tmp_path / "run", capture(Product().bfloat16(), inputs), "20b", "w3")
+    with pytest.raises(InputError, match="bfloat16, which onnxruntime does not"):
+        export_onnx(tmp_path / "run", tmp_path / "net.onnx")
+    assert not (tmp_path / "net.onnx").exists()
+
+
+def test_a_file_that_onnxruntime_cannot_run_is_not_written(
+    mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(content: bytes, inputs: tuple[Tensor, ...]) -> np.ndarray:
+        raise RuntimeError("no kernel for Attention")
+
+    monkeypatch.setattr("apportion.export.onnx_file.session_outputs", failing)
+    with pytest.raises(InputError, match="cannot run the exported network: no kernel for Attention"):
+        export_onnx(mixed, tmp_path / "net.onnx")
+    assert not (tmp_path / "net.onnx").exists()
 
 
 def test_a_result_that_onnxruntime_gets_wrong_is_not_written(
