@@ -28,7 +28,7 @@ from onnx import helper, numpy_helper
 from report import RESULTS, Table, write_report
 
 from apportion.allocator import Plan
-from apportion.export import export_onnx, load, save_network
+from apportion.export import export_onnx, load, measure_latency, save_network
 from apportion.export.onnx_builder import Builder
 from apportion.export.onnx_file import filled, serialized
 from apportion.export.onnx_graph import open_graph
@@ -110,6 +110,8 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
             "seconds": times(sessions, subject),
             **integer,
         }
+        if name == RESNET and label == EIGHT:
+            row["predicted_ms"] = predicted_ms(network, subject)
         print(name, row, flush=True)
         rows.append(row)
     return {
@@ -119,6 +121,12 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
         "held_out": f"{JUDGED.get(name, 4 * BATCH)} of {subject.held_out.name}",
         "rows": rows,
     }
+
+
+def predicted_ms(network: Network, subject: Subject) -> float:
+    """What the table of latencies says of the whole network with 8-bit weights."""
+    inputs = subject.held_out.inputs[:1]
+    return sum(each.median_ms for each in measure_latency(network, inputs, parse_options("w8")))
 
 
 def plans(subject: Subject) -> dict[str, Plan]:
@@ -315,6 +323,14 @@ def write_page(documents: list[dict[str, Any]], points: list[list[object]]) -> N
         ),
     ]  # fmt: skip
     held_out = [f"{document['network']}: {document['held_out']}" for document in documents]
+    predictions = [
+        f"The table of `allocate latency` gives {document['network']} with 8-bit weights "
+        f"{row['predicted_ms']:.2f} ms for its layers together; the whole network, with all that is between "
+        f"them, takes {1e3 * statistics.median(row['seconds'][PACKED]):.2f} ms."
+        for document in documents
+        for row in document["rows"]
+        if "predicted_ms" in row
+    ]
     worst = max(row["difference"] for document in documents for row in document["rows"])
     notes = [
         f"Largest difference between onnxruntime and PyTorch: {worst:.1e}. Plans `w8` have 8 bits and a "
@@ -328,6 +344,7 @@ def write_page(documents: list[dict[str, Any]], points: list[list[object]]) -> N
         "`--kernels integer`, for linear layers; convolutions stay as they are. They round inputs to 8 bits.",
         f"Held-out data: {'; '.join(held_out)}. The top-1 of "
         f"{LLAMA} is that of the next token. Depthwise layers ({MOBILENET}) have nine weights per step.",
+        *predictions,
         "Points are exported as sums of weights: no larger, and one convolution in the place of two.",
     ]
     write_report(

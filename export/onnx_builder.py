@@ -53,7 +53,7 @@ class Builder:
         """Append a node; returns the name of its value."""
         from onnx import helper
 
-        value = f"{self.prefix}.{len(self.nodes)}"
+        value = f"{self.prefix}/{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, inputs, [value], domain=domain or None, **attributes))
         return value
 

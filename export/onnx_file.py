@@ -110,7 +110,6 @@ def export_onnx(
     need_onnx()
     packed = read_packed(Path(run) / WEIGHTS)
     network = load_program(Path(run) / PROGRAM, packed.tensors())
-    _check_types(network)
     stored = {layer.name: layer for layer in packed.finalized.layers}
     network = network.without(
         [layer.name for layer in network.layers if layer.name not in stored], "not in the plan"
@@ -142,10 +141,11 @@ def filled(model: ModelProto, weights: Mapping[str, Builder]) -> ModelProto:
         model.graph.output,
         [*(tensor for builder in weights.values() for tensor in builder.tensors), *model.graph.initializer],
     )
+    versions = {given.domain: given.version for given in model.opset_import} | {"": OPSET, MICROSOFT: 1}
     return helper.make_model(
         graph,
         ir_version=IR_VERSION,
-        opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)],
+        opset_imports=[helper.make_opsetid(domain, version) for domain, version in versions.items()],
         producer_name="apportion",
         functions=model.functions,
     )
@@ -181,14 +181,6 @@ def session_outputs(content: bytes, inputs: tuple[Tensor, ...]) -> NDArray[np.fl
         None, {name: given.numpy() for name, given in zip(names, inputs, strict=True)}
     )[0]
     return output
-
-
-def _check_types(network: Network) -> None:
-    types = {given.dtype for given in network.inputs} | {tensor.dtype for tensor in network.tensors.values()}
-    if torch.bfloat16 in types:
-        raise InputError(
-            "the network computes in bfloat16, which onnxruntime does not on a CPU; capture it in float32"
-        )
 
 
 def _compare(content: bytes, network: Network, tolerance: float) -> float:

@@ -42,10 +42,11 @@ def open_graph(network: Network) -> ModelProto:
     Raises
     ------
     InputError
-        The network computes something that PyTorch's exporter has no ONNX operators for.
+        The network computes in bfloat16, or something that PyTorch's exporter has no ONNX operators for.
     """
     from onnx_ir.passes.common import DeduplicateHashedInitializersPass
 
+    _check_types(network)
     weights = [layer.weight for layer in network.layers]
     inputs = example_inputs(network, _SAMPLES)
     module = _module(network, weights)
@@ -83,6 +84,14 @@ def example_inputs(network: Network, samples: int) -> tuple[Tensor, ...]:
         else torch.randint(0, 2, (samples, *given.shape), generator=generator).to(given.dtype)
         for given in network.inputs
     )
+
+
+def _check_types(network: Network) -> None:
+    types = {given.dtype for given in network.inputs} | {tensor.dtype for tensor in network.tensors.values()}
+    if torch.bfloat16 in types:
+        raise InputError(
+            "the network computes in bfloat16, which onnxruntime does not on a CPU; capture it in float32"
+        )
 
 
 def _module(network: Network, weights: list[str]) -> fx.GraphModule:
