@@ -23,7 +23,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from networks import LLAMA, MOBILENET, NETWORKS, RESNET, Subject, load_subject
+from networks import LLAMA, NETWORKS, RESNET, Subject, load_subject
 from onnx import helper, numpy_helper
 from report import RESULTS, Table, write_report
 
@@ -342,8 +342,9 @@ def write_page(documents: list[dict[str, Any]], points: list[list[object]]) -> N
         "session is made, and the network runs as the float one does. By default they stay packed and are "
         "unpacked at every run, which costs time and saves memory. `integer kernels` are those of "
         "`--kernels integer`, for linear layers; convolutions stay as they are. They round inputs to 8 bits.",
-        f"Held-out data: {'; '.join(held_out)}. The top-1 of "
-        f"{LLAMA} is that of the next token. Depthwise layers ({MOBILENET}) have nine weights per step.",
+        f"Held-out data: {'; '.join(held_out)}. The top-1 of {LLAMA} is that of the next token. Scores are "
+        f"of few samples ({SAMPLES[RESNET]} for {RESNET}, else {MODERATE}) and weights are rounded to the "
+        "nearest: this page is about the export, not about the best plans.",
         *predictions,
         "Points are exported as sums of weights: no larger, and one convolution in the place of two.",
     ]
