@@ -23,7 +23,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from networks import LLAMA, NETWORKS, RESNET, Subject, load_subject
+from networks import LLAMA, MOBILENET, NETWORKS, RESNET, VIT, Subject, load_subject
 from onnx import helper, numpy_helper
 from report import RESULTS, Table, write_report
 
@@ -37,10 +37,9 @@ from apportion.quantizer import parse_options
 from apportion.reconstruct import finalize_nearest
 from apportion.sensitivity import measure_profile, solve_plan
 
-SAMPLES = {RESNET: 256, LLAMA: 16}
-MODERATE = 16
-JUDGED = {RESNET: 1184, LLAMA: 32}
-"""Held-out samples in onnxruntime; otherwise as many as `BATCH` times four."""
+SAMPLES = {RESNET: 256, MOBILENET: 64, VIT: 16, LLAMA: 16}
+JUDGED = {RESNET: 1184, MOBILENET: 200, VIT: 100, LLAMA: 32}
+"""Samples for scores, and held-out samples in onnxruntime."""
 COMPARED = 8
 EIGHT, FOUR_LAYER = "w8", "4b per layer"
 INTEGER_PLANS = (EIGHT, FOUR_LAYER)
@@ -76,7 +75,7 @@ def kept() -> list[dict[str, Any]]:
 
 def measure(name: str, folder: Path) -> dict[str, Any]:
     """One network under all plans."""
-    subject = load_subject(name, SAMPLES.get(name, MODERATE))
+    subject = load_subject(name, SAMPLES[name])
     network = subject.network
     content = float_content(network)
     accuracies = {"float": accuracy(session(content), subject)}
@@ -118,7 +117,7 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
         "network": name,
         "float_bytes": len(content),
         "float_accuracy": accuracies["float"],
-        "held_out": f"{JUDGED.get(name, 4 * BATCH)} of {subject.held_out.name}",
+        "held_out": f"{JUDGED[name]} of {subject.held_out.name}",
         "rows": rows,
     }
 
@@ -167,7 +166,7 @@ def outputs(made: onnxruntime.InferenceSession, inputs: torch.Tensor) -> np.ndar
 
 def accuracy(made: onnxruntime.InferenceSession, subject: Subject) -> float:
     """Share of right top-1 answers on held-out data."""
-    judged = JUDGED.get(subject.name, 4 * BATCH)
+    judged = JUDGED[subject.name]
     inputs, labels = subject.held_out.inputs[:judged], subject.held_out.labels[:judged]
     right = 0
     for start in range(0, len(inputs), BATCH):
@@ -343,7 +342,7 @@ def write_page(documents: list[dict[str, Any]], points: list[list[object]]) -> N
         "unpacked at every run, which costs time and saves memory. `integer kernels` are those of "
         "`--kernels integer`, for linear layers; convolutions stay as they are. They round inputs to 8 bits.",
         f"Held-out data: {'; '.join(held_out)}. The top-1 of {LLAMA} is that of the next token. Scores are "
-        f"of few samples ({SAMPLES[RESNET]} for {RESNET}, else {MODERATE}) and weights are rounded to the "
+        f"of few samples ({', '.join(map(str, SAMPLES.values()))}) and weights are rounded to the "
         "nearest: this page is about the export, not about the best plans.",
         *predictions,
         "Points are exported as sums of weights: no larger, and one convolution in the place of two.",
