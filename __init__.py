@@ -1,13 +1,13 @@
 """apportion: mixed-precision quantization of PyTorch networks under a proven budget.
 
 The stages of a job, each a function: `capture` or `load_model`, `load_data`, `measure_profile`,
-`solve_plan`, `finalize_nearest`, `judge`, `save_network`, and `load` for what they leave behind. The command
-``allocate`` runs them all.
+`solve_plan`, `finalize_nearest`, `judge`, `save_network`, and `load`, `load_state` and `export_onnx` for what
+they leave behind. The command ``allocate`` runs them all.
 """
 
 from .allocator import Plan, parse_budget, read_plan, write_plan
 from .errors import ApportionError, InfeasibleError, InputError
-from .export import load, save_network
+from .export import export_onnx, load, load_state, save_network
 from .network import Data, Network, capture, load_data, load_model
 from .quantizer import Option, parse_option, parse_options
 from .reconstruct import finalize_nearest, judge
@@ -23,11 +23,13 @@ __all__ = [
     "Plan",
     "Profile",
     "capture",
+    "export_onnx",
     "finalize_nearest",
     "judge",
     "load",
     "load_data",
     "load_model",
+    "load_state",
     "measure_profile",
     "parse_budget",
     "parse_option",

@@ -12,15 +12,18 @@ from report import assets_folder
 
 from apportion.network import Data, Network, capture, load_data
 
-__all__ = ["NETWORKS", "Subject", "load_subject"]
+__all__ = ["LLAMA", "MOBILENET", "NETWORKS", "RESNET", "VIT", "Subject", "load_subject"]
 
 RESNET, MOBILENET, VIT = "cifar10_resnet20", "mobilenetv1_075_in1k", "vit_tiny_in1k"
 NETWORKS = (RESNET, MOBILENET, VIT)
+LLAMA = "babyllama105"
+"""A language model; its samples are windows of tokens, and its labels the tokens that follow."""
+WINDOW, JUDGING_WINDOWS = 256, 64
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A captured network, calibration images, and images that only judge."""
+    """A captured network, calibration data, and data that only judges."""
 
     name: str
     network: Network
@@ -29,9 +32,12 @@ class Subject:
 
 
 def load_subject(name: str, samples: int) -> Subject:
-    """Load a network with `samples` calibration images and all images that judge it."""
+    """Load a network with `samples` calibration inputs and the data that judges it."""
     models = _models()
-    if name == RESNET:
+    if name == LLAMA:
+        calibration = _windows("tinystories_calib", samples)
+        held_out = _windows("tinystories_test", JUDGING_WINDOWS)
+    elif name == RESNET:
         calibration, held_out = _cifar(models, samples)
     else:
         calibration = _imagenet(models, name, "imagenet_sample1000_224.zip", samples)
@@ -47,6 +53,15 @@ def _models() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def _windows(part: str, count: int) -> Data:
+    """The first windows of a text that do not overlap."""
+    with np.load(assets_folder() / "babyllama105.ids.npz") as arrays:
+        tokens = torch.from_numpy(arrays[part].astype(np.int64))
+    inputs = tokens[: count * WINDOW].view(count, WINDOW)
+    labels = tokens[1 : count * WINDOW + 1].view(count, WINDOW)
+    return Data(inputs, labels, f"{count} windows of {part}")
 
 
 def _cifar(models: ModuleType, samples: int) -> tuple[Data, Data]:

@@ -22,7 +22,7 @@ __all__ = ["RESULTS", "Table", "assets_folder", "write_report"]
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
-PACKAGES = ("apportion", "torch", "numpy", "scipy", "highspy", "cvxpy", "pulp")
+PACKAGES = ("apportion", "torch", "numpy", "scipy", "highspy", "cvxpy", "pulp", "onnx", "onnxruntime")
 
 
 @dataclass(frozen=True)

@@ -64,9 +64,11 @@ from .charts import draw_charts
 from .choices import AfterChoice, MethodChoice, ObjectiveChoice, ScoresChoice
 from .console import Reporter
 from .early import given_options, refuse_early_options
+from .export import export
 from .folder import RunFolder
 from .frontier import frontier
 from .inputs import source_of
+from .latency import latency
 from .limits import check_unit, limits_of
 from .lossless import ANY_SIZE, searched_data, tolerance_of
 from .making import making_of
@@ -104,7 +106,7 @@ allows, prove how close to optimal that is, and write the quantized network.
 (the whole file), 25% (of the float network).
 
 [bold]Stages[/bold]: the same job in steps that can be cut and resumed: profile, solve, finalize, evaluate,
-frontier, show, plot. Each reads and writes documents in the --out folder.
+frontier, show, plot, export, latency. Each reads and writes documents in the --out folder.
 """
 
 app = typer.Typer(
@@ -365,5 +367,5 @@ def finalize(
     report_plan(kept, folder, reporter, json_)
 
 
-for stage in (frontier, evaluate, show, plot):
+for stage in (frontier, evaluate, show, plot, export, latency):
     app.command()(stage)

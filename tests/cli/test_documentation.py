@@ -26,19 +26,22 @@ def commands() -> list[str]:
     return re.findall(r"^ {4}(?:pip install \. && )?(allocate .+)$", text_of("README.md"), re.MULTILINE)
 
 
-def test_the_python_example_runs(
+def test_the_python_examples_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (example,) = re.findall(r"```python\n(.+?)```", text_of("README.md"), re.DOTALL)
+    examples = re.findall(r"```python\n(.+?)```", text_of("README.md"), re.DOTALL)
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
-    exec(compile(example, "README.md", "exec"), names)
+    for example in examples:
+        exec(compile(example, "README.md", "exec"), names)
     assert "the gap is what is proven" in capsys.readouterr().out
     assert names["logits"].shape == (500, 10)
+    assert names["answers"].shape == (64, 10)
 
 
 def test_every_option_that_readme_names_exists(allocate: Any) -> None:
-    help_text = allocate("--help").out + allocate("frontier", "--help").out
+    stages = ((), ("frontier",), ("export",), ("latency",))
+    help_text = "".join(allocate(*stage, "--help").out for stage in stages)
     options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text_of("README.md")))
     assert options
     assert {option for option in options if option not in help_text} == set()

@@ -1,4 +1,4 @@
-"""ResNet-20 of the assets folder."""
+"""The real networks of the assets folder."""
 
 from __future__ import annotations
 
@@ -16,14 +16,19 @@ ASSETS = Path(os.environ.get("APPORTION_ASSETS", Path(__file__).parents[3] / "sh
 
 
 @pytest.fixture(scope="session")
-def resnet20() -> Network:
-    """The captured ResNet-20."""
-    for name in ("models.py", "cifar10_resnet20.safetensors"):
-        if not (ASSETS / name).exists():
-            pytest.skip(f"{name} is not in the assets folder; set APPORTION_ASSETS to a folder that has it")
+def asset_models() -> Any:
+    """The module that defines and loads the real networks."""
+    if not (ASSETS / "models.py").exists():
+        pytest.skip("there is no assets folder; set APPORTION_ASSETS to one that has models.py")
     definition = importlib.util.spec_from_file_location("apportion_test_assets", ASSETS / "models.py")
     assert definition is not None
     assert definition.loader is not None
-    models: Any = importlib.util.module_from_spec(definition)
+    models = importlib.util.module_from_spec(definition)
     definition.loader.exec_module(models)
-    return capture(models.load("cifar10_resnet20"), torch.zeros(2, 3, 32, 32))
+    return models
+
+
+@pytest.fixture(scope="session")
+def resnet20(asset_models: Any) -> Network:
+    """The captured ResNet-20."""
+    return capture(asset_models.load("cifar10_resnet20"), torch.zeros(2, 3, 32, 32))

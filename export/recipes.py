@@ -1,0 +1,187 @@
+"""A plan in the terms of another toolkit: bits and steps of every layer, exact, or lowered on request."""
+
+from __future__ import annotations
+
+import json
+import pprint
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..allocator import LayerPlan, Plan
+from ..documents import replace_file
+from ..errors import InputError
+from ..quantizer import Option, StepUnit, parse_option
+from .network import WEIGHTS
+from .packed import read_packed
+from .recipe_forms import Scheme, autoround, compressed_tensors, modelopt, torchao
+
+__all__ = ["TOOLKITS", "Recipe", "Toolkit", "export_recipe", "make_recipe"]
+
+MOST_BITS = 8
+
+
+@dataclass(frozen=True)
+class Toolkit:
+    """What a toolkit can express, and its document.
+
+    Parameters
+    ----------
+    name : str
+    form : callable
+        From the scheme of every layer to the document.
+    suffix : str
+        ``.json``, or ``.py`` where JSON cannot hold the document.
+    convolutions : bool
+        Whether it stores weights of more than two axes, with a step per channel.
+    tensor_steps : bool
+        Whether one step for the whole tensor can be said.
+    divisor : int
+        What both sides of a matrix must be multiples of.
+    """
+
+    name: str
+    form: Callable[[Sequence[Scheme]], dict[str, Any]]
+    suffix: str = ".json"
+    convolutions: bool = False
+    tensor_steps: bool = True
+    divisor: int = 1
+
+
+TOOLKITS = {
+    toolkit.name: toolkit
+    for toolkit in (
+        Toolkit("torchao", torchao, tensor_steps=False),
+        Toolkit("compressed-tensors", compressed_tensors),
+        Toolkit("modelopt", modelopt, suffix=".py", convolutions=True),
+        Toolkit("autoround", autoround, divisor=32),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A plan as a toolkit's document.
+
+    Attributes
+    ----------
+    toolkit : str
+    document : dict
+    lowered : dict of str to str
+        Layer to what became of it, where the toolkit cannot store it as planned.
+    """
+
+    toolkit: str
+    document: dict[str, Any]
+    lowered: dict[str, str]
+
+    @property
+    def text(self) -> str:
+        """The document as a file: JSON, or Python where its keys are no texts."""
+        if TOOLKITS[self.toolkit].suffix == ".json":
+            return json.dumps(self.document, indent=2) + "\n"
+        return f"config = {pprint.pformat(self.document, width=100, sort_dicts=False)}\n"
+
+
+def make_recipe(plan: Plan, toolkit: str, *, lower: bool = False) -> Recipe:
+    """The plan in a toolkit's terms: every layer's bits and steps, symmetric, weights alone.
+
+    Layers go by their names in the plan, which are those of the modules.
+
+    Parameters
+    ----------
+    toolkit : str
+        One of `TOOLKITS`.
+    lower : bool
+        Give a layer that the toolkit cannot store as planned the next thing that is not less: as many bits as
+        its widest channel and all its points together have, steps as fine as its finest; else floats.
+
+    Raises
+    ------
+    InputError
+        Not such a toolkit, or, unless `lower` is set, a layer that it cannot store as planned; names the
+        layer and why.
+    """
+    if toolkit not in TOOLKITS:
+        raise InputError(f"'{toolkit}' is not a toolkit with recipes; these are {', '.join(TOOLKITS)}")
+    able = TOOLKITS[toolkit]
+    schemes, lowered = [], {}
+    for layer in plan.layers:
+        scheme, why = _scheme(layer, able)
+        stored = _stored_as(scheme)
+        if why and not lower:
+            raise InputError(
+                f"layer '{layer.name}' cannot be stored in {toolkit} as planned: {why}; plan otherwise, or "
+                f"export with --lower, which makes it {stored}"
+            )
+        if why:
+            lowered[layer.name] = f"{why}: {stored}"
+        schemes.append(scheme)
+    return Recipe(toolkit, able.form(schemes), lowered)
+
+
+def export_recipe(run: str | Path, path: str | Path, toolkit: str, *, lower: bool = False) -> Recipe:
+    """Write the recipe of a finished run's plan.
+
+    Raises
+    ------
+    InputError
+        As `make_recipe`; the run is missing or damaged, or the file cannot be written.
+    """
+    recipe = make_recipe(read_packed(Path(run) / WEIGHTS).plan, toolkit, lower=lower)
+    with replace_file(Path(path)) as temporary:
+        temporary.write_text(recipe.text, encoding="utf-8")
+    return recipe
+
+
+def _scheme(layer: LayerPlan, able: Toolkit) -> tuple[Scheme, str]:
+    """The least that the toolkit has for a layer, and why it is not what is planned, if it is not."""
+    options = sorted({parse_option(text) for text in layer.strip_options()})
+    bits = max(option.bits * option.points for option in options)
+    group = _finest_group(layer, options)
+    tensor = all(option.unit is StepUnit.TENSOR for option in options) and not group
+    matrix = len(layer.shape) == 2
+    floating = ""
+    if bits > MOST_BITS:
+        floating = f"{bits} bits in all, and it has at most {MOST_BITS}"
+    elif not matrix and not able.convolutions:
+        floating = "it is a convolution, and only matrices can be"
+    elif not matrix and group:
+        floating = "it is a convolution with steps per group"
+    elif any(side % able.divisor for side in layer.shape[:2]):
+        floating = f"its sides are no multiples of {able.divisor}"
+    elif group and layer.shape[1] % group:
+        floating = f"its last group has less than {group} weights"
+    if floating:
+        return Scheme(layer.name, None), floating
+    unit = StepUnit.GROUP if group else StepUnit.CHANNEL
+    if tensor and able.tensor_steps:
+        unit = StepUnit.TENSOR
+    return Scheme(layer.name, bits, unit, group), _difference(layer, options, tensor, able)
+
+
+def _difference(layer: LayerPlan, options: Sequence[Option], tensor: bool, able: Toolkit) -> str:
+    if len(options) > 1:
+        what = "inputs" if layer.cut else "channels"
+        return f"its {what} have {', '.join(map(str, options))}, and a layer has one width"
+    if options[0].points > 1:
+        return f"{options[0]} is a sum of points"
+    if tensor and not able.tensor_steps:
+        return "it has one step for the tensor, and steps are per channel"
+    return ""
+
+
+def _finest_group(layer: LayerPlan, options: Sequence[Option]) -> int:
+    """The least number of inputs that share a step; 0 where a whole channel does."""
+    groups = [option.group for option in options if option.group]
+    if layer.cut:
+        groups.append(layer.layer_cut().inputs)
+    return min(groups, default=0)
+
+
+def _stored_as(scheme: Scheme) -> str:
+    if scheme.bits is None:
+        return "float"
+    steps = f"group of {scheme.group}" if scheme.group else scheme.unit.value
+    return f"{scheme.bits} bits with a step per {steps}"

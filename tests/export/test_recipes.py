@@ -1,0 +1,140 @@
+"""A recipe has the plan's bits, or says which layer it cannot have them for and what it has in its place."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apportion.allocator import LayerPlan, Plan
+from apportion.errors import InputError
+from apportion.export import TOOLKITS, Recipe, export_recipe, make_recipe, save_network
+from apportion.network import Network
+from apportion.reconstruct import finalize_nearest
+
+
+def layer(shape: Sequence[int], *options: str, cut: str | None = None) -> LayerPlan:
+    """A layer named `fc`, whose strips have these options."""
+    return LayerPlan.from_strips(
+        "fc", shape, options, cut=cut, size_bits=1, predicted_loss=0.0, mean_bits=1.0
+    )
+
+
+@pytest.fixture
+def recipe(plan: Plan) -> Any:
+    """A recipe for a network of one layer."""
+
+    def make(planned: LayerPlan, toolkit: str, *, lower: bool = False) -> Recipe:
+        return make_recipe(plan.model_copy(update={"layers": (planned,)}), toolkit, lower=lower)
+
+    return make
+
+
+def stored(recipe: Recipe) -> tuple[Any, Any] | None:
+    """Bits of `fc` and its inputs per step, None for a whole channel; None where it stays float."""
+    document = recipe.document
+    if recipe.toolkit == "torchao":
+        entry = document["_data"]["fqn_to_config"].get("fc")
+        if entry is None:
+            return None
+        data = entry["_data"]
+        bits = int(data["weight_dtype"]["_data"].removeprefix("int"))
+        return bits, data["granularity"]["_data"].get("group_size")
+    if recipe.toolkit == "compressed-tensors":
+        if document["ignore"] == ["fc"]:
+            return None
+        (group,) = document["config_groups"].values()
+        assert group["targets"] == ["fc"]
+        return group["weights"]["num_bits"], group["weights"]["group_size"]
+    if recipe.toolkit == "modelopt":
+        if len(document["quant_cfg"]) == 1:
+            return None
+        cfg = document["quant_cfg"][1]["cfg"]
+        return cfg["num_bits"], cfg.get("block_sizes", {}).get(-1)
+    entry = document["fc"]
+    if entry["bits"] == 16:
+        return None
+    return entry["bits"], entry["group_size"] if entry["group_size"] > 0 else None
+
+
+@pytest.mark.parametrize("toolkit", TOOLKITS)
+@pytest.mark.parametrize(
+    ("option", "expected"), [(f"w{bits}", (bits, None)) for bits in range(2, 9)] + [("w4g32", (4, 32))]
+)
+def test_every_width_and_group_of_a_matrix_is_exact(
+    recipe: Any, toolkit: str, option: str, expected: tuple[int, int | None]
+) -> None:
+    made = recipe(layer((64, 128), *[option] * 64), toolkit)
+    assert stored(made) == expected
+    assert made.lowered == {}
+
+
+@pytest.mark.parametrize("toolkit", TOOLKITS)
+def test_strips_of_inputs_with_one_option_are_groups(recipe: Any, toolkit: str) -> None:
+    made = recipe(layer((64, 128), "w4", "w4", cut="inputs:64"), toolkit)
+    assert stored(made) == (4, 64)
+    assert made.lowered == {}
+
+
+@pytest.mark.parametrize("toolkit", TOOLKITS)
+@pytest.mark.parametrize(
+    ("planned", "expected", "why"),
+    [
+        (layer((32, 64), *["w3", "w5"] * 16), (5, None), "its channels have w3, w5"),
+        (layer((32, 64), *["w2x2"] * 32), (4, None), "w2x2 is a sum of points"),
+        (layer((32, 64), *["w4x3"] * 32), None, "12 bits in all"),
+        (layer((32, 64), *["w3", "w4g32"] * 16), (4, 32), "its channels have w3, w4g32"),
+        (layer((32, 64), "w3", "w6", cut="inputs:32"), (6, 32), "its inputs have w3, w6"),
+        (layer((32, 64), *["w4g48"] * 32), None, "its last group has less than 48 weights"),
+    ],
+)
+def test_what_a_toolkit_cannot_have_is_refused_or_lowered_to_what_is_not_less(
+    recipe: Any, toolkit: str, planned: LayerPlan, expected: Any, why: str
+) -> None:
+    with pytest.raises(InputError, match=rf"layer 'fc' cannot be stored in {toolkit} as planned: {why}"):
+        recipe(planned, toolkit)
+    made = recipe(planned, toolkit, lower=True)
+    assert stored(made) == expected
+    assert why in made.lowered["fc"]
+
+
+def test_convolutions_are_for_modelopt_alone(recipe: Any) -> None:
+    planned = layer((8, 3, 3, 3), *["w5"] * 8)
+    assert stored(recipe(planned, "modelopt")) == (5, None)
+    for toolkit in ("torchao", "compressed-tensors", "autoround"):
+        with pytest.raises(InputError, match="it is a convolution"):
+            recipe(planned, toolkit)
+        assert stored(recipe(planned, toolkit, lower=True)) is None
+
+
+def test_what_autoround_leaves_float_is_not_promised(recipe: Any) -> None:
+    with pytest.raises(InputError, match="its sides are no multiples of 32"):
+        recipe(layer((10, 64), *["w4"] * 10), "autoround")
+
+
+def test_one_step_for_the_tensor_becomes_one_per_channel_in_torchao(recipe: Any) -> None:
+    planned = layer((8, 64), *["w4t"] * 8)
+    with pytest.raises(InputError, match="steps are per channel"):
+        recipe(planned, "torchao")
+    assert recipe(planned, "modelopt").document["quant_cfg"][1]["cfg"]["axis"] is None
+
+
+def test_an_unknown_toolkit_is_refused_with_those_there_are(plan: Plan) -> None:
+    with pytest.raises(InputError, match="'gptq' is not a toolkit with recipes; these are torchao"):
+        make_recipe(plan, "gptq")
+
+
+def test_files_hold_the_document(network: Network, plan: Plan, tmp_path: Path) -> None:
+    save_network(tmp_path / "run", network, plan, finalize_nearest(network, plan))
+    for name, toolkit in TOOLKITS.items():
+        path = tmp_path / f"{name}{toolkit.suffix}"
+        made = export_recipe(tmp_path / "run", path, name, lower=True)
+        if toolkit.suffix == ".json":
+            assert json.loads(path.read_text()) == made.document
+        else:
+            names: dict[str, Any] = {}
+            exec(compile(path.read_text(), path.name, "exec"), names)
+            assert names["config"] == made.document
