@@ -35,6 +35,7 @@ from ..sensitivity import (
 )
 from .console import Reporter
 from .inputs import Inputs
+from .rivals import Rival
 
 __all__ = ["Stretch", "measure_frontier"]
 
@@ -98,7 +99,7 @@ class Stretch:
 def measure_frontier(
     profile: Profile,
     arrays: ProfileArrays | None,
-    units: Sequence[str],
+    ways: Sequence[Rival],
     constraints: Constraints | None,
     stretch: Stretch,
     inputs: Inputs,
@@ -111,8 +112,9 @@ def measure_frontier(
 
     Parameters
     ----------
-    units : sequence of str
-        Units of choice that compete at every budget: that of least measured loss is kept.
+    ways : sequence of (str, Objective or None)
+        Units of choice, and what is minimised, that compete at every budget, see `rivals`: the plan of least
+        measured loss is kept.
 
     Raises
     ------
@@ -120,7 +122,7 @@ def measure_frontier(
         See `Stretch.budgets`.
     """
     data, rules = inputs.held_out or inputs.calibration, resolved_for(profile, constraints)
-    problem = pose(profile, arrays, units[0], constraints=rules).problem
+    problem = pose(profile, arrays, ways[0][0], constraints=rules).problem
     budgets = stretch.budgets(lower_frontier(problem), profile.weight_count)
     reference = float_logits(inputs.network, data)
     drop = DropKind.ACCURACY if can_measure(DropKind.ACCURACY, data) else None
@@ -134,8 +136,8 @@ def measure_frontier(
         plans: list[FrontierPoint] = []
         for budget in budgets:
             rivals = []
-            for unit in units:
-                plan = solve_plan(profile, arrays, [budget], unit, constraints=rules)
+            for unit, objective in ways:
+                plan = solve_plan(profile, arrays, [budget], unit, objective=objective, constraints=rules)
                 rivals.append(_point(budget, plan, measured(plan)))
             plans.append(min(rivals, key=lambda point: point.measured.loss))
             progress(len(plans), total)

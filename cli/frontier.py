@@ -15,6 +15,7 @@ from ..allocator import (
 )
 from ..errors import InputError
 from ..quantizer import PointFit, Rounding, StepSearch
+from ..reconstruct import MethodName
 from ..sensitivity import Labels, check_feasible
 from .along import Stretch, measure_frontier
 from .arguments import (
@@ -62,8 +63,9 @@ from .console import Reporter
 from .folder import RunFolder
 from .inputs import source_of
 from .limits import check_unit, limits_of
-from .lossless import ANY_SIZE, competing_units
+from .lossless import ANY_SIZE
 from .making import making_of
+from .rivals import rivals
 from .scoring import scoring_of
 from .stages import Job
 
@@ -139,7 +141,7 @@ def frontier(
     measured = measure_frontier(
         profile,
         arrays,
-        competing_units(profile, arrays, unit),
+        rivals(profile, arrays, unit, nearest=making.method is MethodName.NEAREST),
         limits.constraints,
         stretch,
         inputs,

@@ -16,13 +16,13 @@ from ..allocator import (
 )
 from ..errors import InputError
 from ..network import Data
-from ..quantizer import StepUnit
 from ..reconstruct import Candidate, Finalized, Way, can_measure, find_least
-from ..sensitivity import Profile, ProfileArrays, pose, resolved_for, solve_plan, uniform_plans
+from ..sensitivity import Objective, Profile, ProfileArrays, pose, resolved_for, solve_plan, uniform_plans
 from .console import Reporter
 from .inputs import Inputs
+from .rivals import Rival
 
-__all__ = ["ANY_SIZE", "competing_units", "least_plan", "searched_data", "tolerance_of", "trial_line"]
+__all__ = ["ANY_SIZE", "least_plan", "searched_data", "tolerance_of", "trial_line"]
 
 ANY_SIZE = "100000b"
 """A budget that every plan meets: with a limit on the drop, only the rules beside it can be impossible."""
@@ -76,18 +76,10 @@ def searched_data(inputs: Inputs, tolerance: Tolerance) -> Data:
     )
 
 
-def competing_units(profile: Profile, arrays: ProfileArrays | None, unit: str) -> list[str]:
-    """Units of choice that stand for ``auto``: channels, where there are scores for them, and layers."""
-    if unit != "auto":
-        return [unit]
-    per_tensor = any(option.unit is StepUnit.TENSOR for option in profile.parsed_options())
-    return ["layer"] if arrays is None or per_tensor else ["channel", "layer"]
-
-
 def least_plan(
     profile: Profile,
     arrays: ProfileArrays | None,
-    units: Sequence[str],
+    ways: Sequence[Rival],
     constraints: Constraints | None,
     inputs: Inputs,
     tolerance: Tolerance,
@@ -99,8 +91,8 @@ def least_plan(
 
     Parameters
     ----------
-    units : sequence of str
-        Units of choice that compete.
+    ways : sequence of (str, Objective or None)
+        Units of choice, and what is minimised, that compete; see `rivals`.
 
     Raises
     ------
@@ -109,13 +101,19 @@ def least_plan(
     """
     data, rules = searched_data(inputs, tolerance), resolved_for(profile, constraints)
 
-    def solved(unit: str, bits: int) -> Plan:
-        budget = average_budget(bits, profile.weight_count)
-        return solve_plan(profile, arrays, [budget], unit, constraints=rules, time_limit_s=time_limit_s)
+    def way(unit: str, objective: Objective | None) -> Way:
+        def solved(bits: int) -> Plan:
+            return solve_plan(
+                profile,
+                arrays,
+                [average_budget(bits, profile.weight_count)],
+                unit,
+                objective=objective,
+                constraints=rules,
+                time_limit_s=time_limit_s,
+            )
 
-    def way(unit: str) -> Way:
-        problem = pose(profile, arrays, unit, constraints=rules).problem
-        return Way(lower_frontier(problem), lambda bits: solved(unit, bits))
+        return Way(lower_frontier(pose(profile, arrays, unit, constraints=rules).problem), solved)
 
     alike = uniform_plans(profile, rules).values()
 
@@ -128,7 +126,7 @@ def least_plan(
         inputs.network,
         data,
         tolerance,
-        [way(unit) for unit in units],
+        [way(*rival) for rival in ways],
         finalize,
         uniform=uniform,
         on_trial=lambda trial: reporter.say(trial_line(trial)),

@@ -41,8 +41,9 @@ from .console import Reporter
 from .folder import RunFolder
 from .inputs import Inputs
 from .limits import Limits
-from .lossless import competing_units, least_plan
+from .lossless import least_plan
 from .making import Making, compared_line
+from .rivals import rivals
 from .scoring import Scoring
 
 __all__ = ["Job"]
@@ -116,11 +117,7 @@ class Job:
         *,
         nearest: bool = True,
     ) -> list[Plan]:
-        """The plans that compete within the limits: one per unit of choice and objective.
-
-        Below the layer interactions are counted where weights are rounded to `nearest`; what GPTQ and learned
-        rounding make of them is another matter, so that plans with and without then compete.
-        """
+        """The plans that compete within the limits, see `rivals`."""
         began = time.perf_counter()
 
         def solved(unit: str, objective: Objective | None) -> Plan:
@@ -135,12 +132,7 @@ class Job:
                 time_limit_s=time_limit_s,
             )
 
-        both = objective is None and not nearest and arrays is not None and arrays.factors is not None
-        ways = [
-            (each, choice)
-            for each in competing_units(profile, arrays, unit)
-            for choice in ((None, Objective.ADDITIVE) if both and each != "layer" else (objective,))
-        ]
+        ways = rivals(profile, arrays, unit, objective, nearest=nearest)
         plans: list[Plan] = []
         for each, choice in ways[:-1]:
             # Channel codes can put the least channel plan just above a budget that a layer plan meets.
@@ -186,7 +178,7 @@ class Job:
         kept = least_plan(
             profile,
             arrays,
-            competing_units(profile, arrays, unit),
+            rivals(profile, arrays, unit, nearest=making.method is MethodName.NEAREST),
             limits.constraints,
             inputs,
             tolerance,

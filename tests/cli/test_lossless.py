@@ -85,11 +85,11 @@ def test_lossless_is_a_tenth_of_a_point_and_says_what_the_samples_cannot_tell(
 def test_hardware_of_one_width_takes_a_second_point_where_the_limit_needs_it(
     allocate: Any, tmp_path: Path
 ) -> None:
-    settings = ("--samples", "64", "--options", "w3x1..2", "--unit", "layer", "--json")
+    settings = ("--samples", "64", "--options", "w2x1..2", "--unit", "layer", "--json")
     outcome = allocate("--max-drop", "0.02kl", "--out", tmp_path / "run", *settings)
     assert outcome.code == 0, outcome
     plan = outcome.json["plan"]
-    assert {layer["option"] for layer in plan["layers"]} == {"w3", "w3x2"}
+    assert {layer["option"] for layer in plan["layers"]} == {"w2", "w2x2"}
     assert plan["measured"]["loss"] <= 0.02
 
 
