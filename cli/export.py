@@ -36,6 +36,7 @@ class Format(enum.StrEnum):
     COMPRESSED_TENSORS = "compressed-tensors"
     MODELOPT = "modelopt"
     AUTOROUND = "autoround"
+    NNCF = "nncf"
 
     @property
     def file_name(self) -> str:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..quantizer import StepUnit
 
-__all__ = ["Scheme", "autoround", "compressed_tensors", "modelopt", "torchao"]
+__all__ = ["Scheme", "autoround", "compressed_tensors", "modelopt", "nncf", "torchao"]
+
+
+INTEGER_BYTES = 8
+"""The width that has one step per channel in NNCF, and no settings."""
 
 
 @dataclass(frozen=True)
@@ -112,3 +117,25 @@ def modelopt(schemes: Sequence[Scheme]) -> dict[str, Any]:
             {"quantizer_name": f"{scheme.layer}.weight_quantizer", "cfg": {"num_bits": scheme.bits, **steps}}
         )
     return {"quant_cfg": entries, "algorithm": "max"}
+
+
+def nncf(schemes: Sequence[Scheme]) -> dict[str, Any]:
+    """For NNCF: arguments of ``nncf.compress_weights``, called once for each entry, one after the other.
+
+    Each call compresses the layers of one width and leaves out all nodes but theirs.
+    """
+    groups: dict[tuple[int, int], list[str]] = {}
+    for scheme in schemes:
+        if scheme.bits is not None:
+            groups.setdefault((scheme.bits, scheme.group), []).append(scheme.layer)
+    calls = []
+    for (bits, group), layers in groups.items():
+        # A layer is the node of its operation, such as `blocks/0/fc/linear/0`, and its constants.
+        nodes = "|".join(re.escape(layer.replace(".", "/")) for layer in layers)
+        constants = "|".join(map(re.escape, layers))
+        others = rf"^(?!(?:{nodes})/[^/]+/\d+$|(?:{constants})\.[^.]+$).*$"
+        call: dict[str, Any] = {"mode": f"int{bits}_sym", "ignored_scope": {"patterns": [others]}}
+        if bits != INTEGER_BYTES:
+            call |= {"group_size": group or -1, "ratio": 1.0, "all_layers": True}
+        calls.append(call)
+    return {"compress_weights": calls}

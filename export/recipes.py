@@ -15,11 +15,11 @@ from ..errors import InputError
 from ..quantizer import Option, StepUnit, parse_option
 from .network import WEIGHTS
 from .packed import read_packed
-from .recipe_forms import Scheme, autoround, compressed_tensors, modelopt, torchao
+from .recipe_forms import Scheme, autoround, compressed_tensors, modelopt, nncf, torchao
 
 __all__ = ["TOOLKITS", "Recipe", "Toolkit", "export_recipe", "make_recipe"]
 
-MOST_BITS = 8
+ALL_WIDTHS = tuple(range(2, 9))
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,9 @@ class Toolkit:
         From the scheme of every layer to the document.
     suffix : str
         ``.json``, or ``.py`` where JSON cannot hold the document.
-    convolutions : bool
-        Whether it stores weights of more than two axes, with a step per channel.
+    widths, grouped, convolutions : tuple of int
+        Bits that a matrix can have with a step per channel, and with a step per group, and weights of more
+        than two axes with a step per channel; ascending.
     tensor_steps : bool
         Whether one step for the whole tensor can be said.
     divisor : int
@@ -44,7 +45,9 @@ class Toolkit:
     name: str
     form: Callable[[Sequence[Scheme]], dict[str, Any]]
     suffix: str = ".json"
-    convolutions: bool = False
+    widths: tuple[int, ...] = ALL_WIDTHS
+    grouped: tuple[int, ...] = ALL_WIDTHS
+    convolutions: tuple[int, ...] = ()
     tensor_steps: bool = True
     divisor: int = 1
 
@@ -54,8 +57,10 @@ TOOLKITS = {
     for toolkit in (
         Toolkit("torchao", torchao, tensor_steps=False),
         Toolkit("compressed-tensors", compressed_tensors),
-        Toolkit("modelopt", modelopt, suffix=".py", convolutions=True),
+        Toolkit("modelopt", modelopt, suffix=".py", convolutions=ALL_WIDTHS),
         Toolkit("autoround", autoround, divisor=32),
+        # In its backend for torch; other widths and 4-bit convolutions it has for other frameworks only.
+        Toolkit("nncf", nncf, widths=(4, 8), grouped=(4,), convolutions=(8,), tensor_steps=False),
     )
 }
 
@@ -138,15 +143,18 @@ def export_recipe(run: str | Path, path: str | Path, toolkit: str, *, lower: boo
 def _scheme(layer: LayerPlan, able: Toolkit) -> tuple[Scheme, str]:
     """The least that the toolkit has for a layer, and why it is not what is planned, if it is not."""
     options = sorted({parse_option(text) for text in layer.strip_options()})
-    bits = max(option.bits * option.points for option in options)
+    planned = max(option.bits * option.points for option in options)
     group = _finest_group(layer, options)
     tensor = all(option.unit is StepUnit.TENSOR for option in options) and not group
     matrix = len(layer.shape) == 2
+    widths = able.convolutions if not matrix else able.grouped if group else able.widths
+    bits = next((width for width in widths if width >= planned), 0)
     floating = ""
-    if bits > MOST_BITS:
-        floating = f"{bits} bits in all, and it has at most {MOST_BITS}"
-    elif not matrix and not able.convolutions:
+    if not matrix and not able.convolutions:
         floating = "it is a convolution, and only matrices can be"
+    elif not bits:
+        what = "with steps per group" if group else "in all"
+        floating = f"{planned} bits {what}, and it has at most {widths[-1]}"
     elif not matrix and group:
         floating = "it is a convolution with steps per group"
     elif any(side % able.divisor for side in layer.shape[:2]):
@@ -158,7 +166,10 @@ def _scheme(layer: LayerPlan, able: Toolkit) -> tuple[Scheme, str]:
     unit = StepUnit.GROUP if group else StepUnit.CHANNEL
     if tensor and able.tensor_steps:
         unit = StepUnit.TENSOR
-    return Scheme(layer.name, bits, unit, group), _difference(layer, options, tensor, able)
+    why = _difference(layer, options, tensor, able)
+    if not why and bits != planned:
+        why = f"it has {planned} bits, and widths are {', '.join(map(str, widths))}"
+    return Scheme(layer.name, bits, unit, group), why
 
 
 def _difference(layer: LayerPlan, options: Sequence[Option], tensor: bool, able: Toolkit) -> str:

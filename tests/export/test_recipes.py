@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from apportion.errors import InputError
 from apportion.export import TOOLKITS, Recipe, export_recipe, make_recipe, save_network
 from apportion.network import Network
 from apportion.reconstruct import finalize_nearest
+
+EVERY_WIDTH = [name for name in TOOLKITS if name != "nncf"]
 
 
 def layer(shape: Sequence[int], *options: str, cut: str | None = None) -> LayerPlan:
@@ -54,13 +57,19 @@ def stored(recipe: Recipe) -> tuple[Any, Any] | None:
             return None
         cfg = document["quant_cfg"][1]["cfg"]
         return cfg["num_bits"], cfg.get("block_sizes", {}).get(-1)
+    if recipe.toolkit == "nncf":
+        if not document["compress_weights"]:
+            return None
+        (call,) = document["compress_weights"]
+        group = call.get("group_size", -1)
+        return int(call["mode"].removeprefix("int").removesuffix("_sym")), group if group > 0 else None
     entry = document["fc"]
     if entry["bits"] == 16:
         return None
     return entry["bits"], entry["group_size"] if entry["group_size"] > 0 else None
 
 
-@pytest.mark.parametrize("toolkit", TOOLKITS)
+@pytest.mark.parametrize("toolkit", EVERY_WIDTH)
 @pytest.mark.parametrize(
     ("option", "expected"), [(f"w{bits}", (bits, None)) for bits in range(2, 9)] + [("w4g32", (4, 32))]
 )
@@ -79,7 +88,7 @@ def test_strips_of_inputs_with_one_option_are_groups(recipe: Any, toolkit: str) 
     assert made.lowered == {}
 
 
-@pytest.mark.parametrize("toolkit", TOOLKITS)
+@pytest.mark.parametrize("toolkit", EVERY_WIDTH)
 @pytest.mark.parametrize(
     ("planned", "expected", "why"),
     [
@@ -101,13 +110,53 @@ def test_what_a_toolkit_cannot_have_is_refused_or_lowered_to_what_is_not_less(
     assert why in made.lowered["fc"]
 
 
-def test_convolutions_are_for_modelopt_alone(recipe: Any) -> None:
+def test_convolutions_of_any_width_are_for_modelopt_alone(recipe: Any) -> None:
     planned = layer((8, 3, 3, 3), *["w5"] * 8)
     assert stored(recipe(planned, "modelopt")) == (5, None)
     for toolkit in ("torchao", "compressed-tensors", "autoround"):
         with pytest.raises(InputError, match="it is a convolution"):
             recipe(planned, toolkit)
         assert stored(recipe(planned, toolkit, lower=True)) is None
+
+
+@pytest.mark.parametrize(
+    ("planned", "expected", "why"),
+    [
+        (layer((32, 64), *["w4"] * 32), (4, None), ""),
+        (layer((32, 64), *["w8"] * 32), (8, None), ""),
+        (layer((32, 64), *["w4g32"] * 32), (4, 32), ""),
+        (layer((32, 3, 3, 3), *["w8"] * 32), (8, None), ""),
+        (layer((32, 64), *["w3"] * 32), (4, None), "it has 3 bits, and widths are 4, 8"),
+        (layer((32, 64), *["w5"] * 32), (8, None), "it has 5 bits, and widths are 4, 8"),
+        (layer((32, 3, 3, 3), *["w4"] * 32), (8, None), "it has 4 bits, and widths are 8"),
+        (layer((32, 64), *["w8g32"] * 32), None, "8 bits with steps per group, and it has at most 4"),
+    ],
+)
+def test_nncf_has_matrices_of_4_and_8_bits_and_convolutions_of_8(
+    recipe: Any, planned: LayerPlan, expected: Any, why: str
+) -> None:
+    if why:
+        with pytest.raises(InputError, match=rf"layer 'fc' cannot be stored in nncf as planned: {why}"):
+            recipe(planned, "nncf")
+    made = recipe(planned, "nncf", lower=True)
+    assert stored(made) == expected
+    assert made.lowered.get("fc", "").startswith(why)
+    assert bool(made.lowered) is bool(why)
+
+
+def test_nncf_leaves_out_all_nodes_but_those_of_the_layers_of_one_width(plan: Plan) -> None:
+    names = {"blocks.0.fc": "w4", "blocks.0.fc2": "w8", "blocks.10.fc": "w4"}
+    layers = tuple(
+        LayerPlan(name=name, shape=(8, 8), option=option, size_bits=1, predicted_loss=0, mean_bits=1)
+        for name, option in names.items()
+    )
+    calls = make_recipe(plan.model_copy(update={"layers": layers}), "nncf").document["compress_weights"]
+    nodes = [f"{name.replace('.', '/')}/linear/0" for name in names]
+    nodes += [f"{name}.weight" for name in names] + ["blocks/0/fc/act/relu/0", "blocks.0.fc.act.weight", "x"]
+    taken = [
+        [node for node in nodes if not re.match(call["ignored_scope"]["patterns"][0], node)] for call in calls
+    ]
+    assert taken == [[nodes[0], nodes[2], nodes[3], nodes[5]], [nodes[1], nodes[4]]]
 
 
 def test_what_autoround_leaves_float_is_not_promised(recipe: Any) -> None:

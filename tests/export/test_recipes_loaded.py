@@ -102,3 +102,26 @@ def test_autoround_plans_the_same_integers(planned: Plan) -> None:
     for name in ("body", "middle", "head"):
         bits, group = PLANNED[name]
         assert (config[name]["bits"], config[name]["group_size"]) == (bits, group or -1)
+
+
+def test_nncf_compresses_to_the_planned_integers(planned: Plan) -> None:
+    pytest.importorskip("nncf")
+    import nncf
+
+    recipe = make_recipe(planned, "nncf", lower=True)
+    assert set(recipe.lowered) == {"conv", "middle", "head"}
+    module = Net()
+    for call in json.loads(recipe.text)["compress_weights"]:
+        scope = nncf.IgnoredScope(**call.pop("ignored_scope"))
+        mode = nncf.CompressWeightsMode(call.pop("mode"))
+        data = nncf.Dataset([INPUTS])
+        module = nncf.compress_weights(module, mode=mode, ignored_scope=scope, dataset=data, **call)
+    hooks = {name: type(hook).__name__ for name, hook in module.named_modules() if "weight__0" in name}
+    kinds = {name.split(".")[2].split(":")[0]: kind for name, kind in hooks.items() if name.endswith(".0")}
+    assert kinds == {
+        "conv": "INT8SymmetricWeightsDecompressor",
+        "body": "INT4SymmetricWeightsDecompressor",
+        "middle": "INT4SymmetricWeightsDecompressor",
+        "head": "INT8SymmetricWeightsDecompressor",
+    }
+    assert module(INPUTS).shape == (2, 32)
