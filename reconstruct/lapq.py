@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.optimize import minimize
 from torch import Tensor
 
 from ..allocator import Plan
@@ -151,6 +150,9 @@ class Lapq:
 
     def _best_factors(self, network: Network, start: Finalized, measure: Measure) -> Finalized:
         """The steps times the best factors that Powell's method meets."""
+        # Finished networks are loaded where no solver is installed.
+        from scipy.optimize import minimize
+
         if self.evaluations == 0:
             return start
         factors, best, least = _Factors(network, start), start, math.inf

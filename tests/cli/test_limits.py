@@ -130,7 +130,7 @@ def test_an_edit_against_a_rule_is_refused_with_the_rule(allocate: Any, refused:
         (("--table", "size=nowhere.csv"), "a table cannot be named size"),
         (("--constraints", "nowhere.toml"), "cannot read constraints nowhere.toml"),
         (("--budget", "latency=3"), "--table latency=FILE"),
-        (("--budget", "macs=3M"), "which no option changes"),
+        (("--budget", "macs=1k"), "macs is from"),
         (("--budget", "bops=1k"), "bops is from"),
         (("--unit", "tile:1"), "--unit: the unit 'tile:1' has size 1"),
         (("--unit", "rows"), "--unit: 'rows' is not a unit of choice"),
