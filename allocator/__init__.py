@@ -40,14 +40,13 @@ from .solution import Certificate, MultiSolution, Solution, Status
 from .solve import solve
 from .solve_joint import solve_joint
 from .solve_multi import solve_multi
-from .tables import BOPS, COUNTED, MACS, CostTable, WholeCosts, read_table
+from .tables import BOPS, COUNTED, CostTable, WholeCosts, read_table
 from .tolerance import Drop, DropKind, Search, SearchOutcome, Tolerance, Trial, parse_tolerance
 from .unit import Unit, parse_unit
 
 __all__ = [
     "BOPS",
     "COUNTED",
-    "MACS",
     "SIZE",
     "Budget",
     "BudgetKind",

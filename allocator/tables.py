@@ -21,7 +21,7 @@ from ..documents import read_document, read_text
 from ..errors import InputError
 from .budget import SIZE
 
-__all__ = ["BOPS", "COUNTED", "MACS", "CostTable", "WholeCosts", "read_table"]
+__all__ = ["BOPS", "COUNTED", "CostTable", "WholeCosts", "read_table"]
 
 MACS, BOPS = "macs", "bops"
 COUNTED = (MACS, BOPS)
