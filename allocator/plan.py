@@ -127,7 +127,7 @@ class Refinement(Document):
     accepted : int
         Moves that were taken.
     start_loss, loss : float
-        Measured before and after, mean over the samples of the moves.
+        Measured before and after, mean over the samples that decide.
     data : str
         Name of the data.
     """

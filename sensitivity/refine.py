@@ -9,6 +9,9 @@ with v_u the projection of unit u's move on the output directions *at x*. The sl
 forward and one backward pass; the curvature is that of `score_fisher` around x, and is taken again when moves
 no longer succeed. The damping k is the trust region (Levenberg, Quarterly of Applied Mathematics 2, 1944): it
 rises until the true loss, measured, falls, and sinks after good moves.
+
+Slopes and curvature come from one half of the data, and the measured loss that decides from the other: a move
+that fits a few hundred samples by thousands of choices lowers their loss, whether it is good or not.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from ..network import Data, Network, batches, float_logits, from_rows, kl_diverg
 from ..quantizer import Quantizer, parse_option
 from .candidates import cut_of, perturbations
 from .fisher import FisherSettings, score_fisher
-from .joint import sum_strips
+from .joint import sum_strips, unit_factors
 from .profile import Profile, ProfileArrays
 from .task import Task, task_of
 
@@ -39,6 +42,8 @@ PARTS = 8
 """Parts of the data whose slopes are compared: what differs between them as much as it is large is noise."""
 TRUSTED = 0.3
 """Share of the predicted fall from which on a move counts as a good one."""
+MOVED_ON = 0.5
+"""Share of the samples that moves are computed from; the others decide."""
 
 
 class RefineStep(NamedTuple):
@@ -71,7 +76,7 @@ class Refined:
     ----------
     choice : int array (units,)
     start_loss, loss : float
-        Measured before and after, on the data of the moves.
+        Measured before and after, on the samples that moves are not computed from.
     steps : tuple of RefineStep
     """
 
@@ -98,7 +103,8 @@ def refine(
     network : Network
         The float network of the task's profile.
     data : Data
-        Calibration inputs; slopes and measured losses are means over all of them.
+        Calibration inputs. Slopes come from the first half of them, measured losses from the second; of a
+        single sample both.
     task : Task
         Units, options, budgets and constraints.
     start : int array (units,)
@@ -107,7 +113,7 @@ def refine(
         Most measurements of the true loss after the first; slopes and scores are not counted, and cost about
         as much again.
     settings : FisherSettings, optional
-        Of the curvature.
+        Of the curvature around later choices; the first is that of the profile where it has the projections.
     on_step : callable, optional
         Told every measured move.
 
@@ -116,9 +122,9 @@ def refine(
     Refined
         Never of a greater measured loss than the start.
     """
-    around = Around(network, data, task, settings or FisherSettings())
+    around = Around(network, *_halves(data), task, settings or FisherSettings())
     choice, loss = start, around.loss(start)
-    first, slope, curvature = loss, around.slope(start), around.curvature(None)
+    first, slope, curvature = loss, around.slope(start), around.curvature_at_float()
     damping, refused, steps = FIRST_DAMPING, choice, list[RefineStep]()
     stale = True
     while len(steps) < evaluations and LEAST_DAMPING <= damping <= GREATEST_DAMPING:
@@ -132,8 +138,8 @@ def refine(
             damping *= 2.5
             continue
         found = around.loss(moved)
-        count = int((moved != choice).sum())
-        steps.append(RefineStep(len(steps) + 1, count, loss + predicted, found, found < loss))
+        units = int((moved != choice).sum())
+        steps.append(RefineStep(len(steps) + 1, units, loss + predicted, found, found < loss))
         if on_step is not None:
             on_step(steps[-1])
         if found < loss:
@@ -177,6 +183,14 @@ def refine_plan(
     return refined.model_copy(update={"refinement": account})
 
 
+def _halves(data: Data) -> tuple[Data, Data]:
+    """The samples that moves are computed from, and those that decide; of a single sample both."""
+    count = len(data.inputs)
+    half = max(1, round(MOVED_ON * count))
+    first = Data(data.inputs[:half], None, data.name)
+    return (first, first) if half == count else (first, Data(data.inputs[half:], None, data.name))
+
+
 def _move(
     task: Task,
     slope: NDArray[np.float64],
@@ -199,10 +213,20 @@ def _move(
 
 
 class Around:
-    """The network under a choice: its true loss, the slope of it, and the curvature around it."""
+    """The network under a choice: its true loss, the slope of it, and the curvature around it.
 
-    def __init__(self, network: Network, data: Data, task: Task, settings: FisherSettings) -> None:
-        self._network, self._data, self._task = network, data, task
+    Parameters
+    ----------
+    data : Data
+        What slope and curvature are computed from.
+    judging : Data
+        What the loss is measured on.
+    """
+
+    def __init__(
+        self, network: Network, data: Data, judging: Data, task: Task, settings: FisherSettings
+    ) -> None:
+        self._network, self._data, self._judging, self._task = network, data, judging, task
         self._options = [parse_option(text) for text in task.profile.options]
         self._quantizer = Quantizer.from_settings(task.profile.quantizer)
         cut = task.profile.cut
@@ -212,6 +236,7 @@ class Around:
             perturbations(network, layer, self._options, self._quantizer, cut) for layer in network.layers
         ]
         self._reference = float_logits(network, data)
+        self._judging_reference = float_logits(network, judging)
 
     def tensors(self, choice: NDArray[np.intp]) -> dict[str, Tensor]:
         """The weights under a choice, by tensor name."""
@@ -238,7 +263,7 @@ class Around:
     def loss_with(self, choice: NDArray[np.intp], tensors: Mapping[str, Tensor]) -> float:
         """The same with some weights replaced once more."""
         changed = self.tensors(choice) | dict(tensors)
-        return measure_quality(self._network, self._data, changed, self._reference).loss
+        return measure_quality(self._network, self._judging, changed, self._judging_reference).loss
 
     def slope(self, choice: NDArray[np.intp]) -> NDArray[np.float64]:
         """< dL/dW, dW(o) > of every option of every unit, (units, options), shrunk by its own noise.
@@ -257,12 +282,21 @@ class Around:
         kept: NDArray[np.float64] = mean * np.maximum(0.0, 1 - noise / np.maximum(mean**2, 1e-300))
         return kept
 
-    def curvature(self, choice: NDArray[np.intp] | None) -> NDArray[np.float32]:
-        """Factors of the Fisher information around a choice, (rows, units, options); None: the floats."""
+    def curvature_at_float(self) -> NDArray[np.float32]:
+        """Factors of the Fisher information at the float weights: the profile's, from all of its samples."""
+        arrays = self._task.arrays
+        if arrays is None or (arrays.factors is None and not all(self._task.posed.whole)):
+            return self._factors(None)
+        return unit_factors(self._task)
+
+    def curvature(self, choice: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Factors of the Fisher information around a choice, (rows, units, options)."""
+        return self._factors(self.tensors(choice))
+
+    def _factors(self, around: Mapping[str, Tensor] | None) -> NDArray[np.float32]:
         scores = score_fisher(
-            self._network, self._data, self._options, self._quantizer, self._settings,
-            around=None if choice is None else self.tensors(choice),
-        )  # fmt: skip
+            self._network, self._data, self._options, self._quantizer, self._settings, around=around
+        )
         assert scores.factors is not None
         return self._of_units(scores.factors.numpy() / np.float32(scores.samples**0.5))
 

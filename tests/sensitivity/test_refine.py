@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from apportion.allocator import Constraints
 from apportion.network import Data, Network
@@ -42,7 +43,8 @@ def test_refining_never_raises_the_measured_loss_and_keeps_the_budget(
     assert account.loss <= account.start_loss
     assert account.evaluations <= 6
     assert refined.complexity.average_bits <= 2.8
-    measured = measure_finalized(network, finalize_nearest(network, refined), data)
+    judging = Data(data.inputs[len(data.inputs) // 2 :], None, data.name)
+    measured = measure_finalized(network, finalize_nearest(network, refined), judging)
     # The moves measure dequantized options, the final weights are stored steps: the same numbers.
     assert measured.loss == pytest.approx(account.loss, rel=1e-4)
 
@@ -53,6 +55,18 @@ def test_at_low_bits_moves_lower_the_loss(network: Network, data: Data, scored: 
     assert account is not None
     assert account.accepted >= 1
     assert account.loss < 0.95 * account.start_loss
+
+
+def test_the_samples_that_decide_have_no_part_in_the_moves(
+    network: Network, data: Data, scored: Scored
+) -> None:
+    task = pose_task(*scored, "2.8b", "channel")
+    start = task.choice_of(solve_plan(*scored, "2.8b", "channel"))
+    half = len(data.inputs) // 2
+    others = torch.cat([data.inputs[:half], data.inputs[half:].flip(-1)])
+    one, two = (refine(network, given, task, start, 1) for given in (data, Data(others, None, "flipped")))
+    assert one.steps[0].moved == two.steps[0].moved
+    assert one.start_loss != two.start_loss
 
 
 def test_refining_repeats_itself(network: Network, data: Data, scored: Scored) -> None:
@@ -83,7 +97,7 @@ def test_pinned_layers_stay(network: Network, data: Data, scored: Scored) -> Non
 
 def test_the_slope_is_that_of_the_loss(network: Network, data: Data, scored: Scored) -> None:
     task = pose_task(*scored, "3b", "layer")
-    around = Around(network, data, task, FisherSettings())
+    around = Around(network, data, data, task, FisherSettings())
     choice = task.choice_of(solve_plan(*scored, "3b", "layer"))
     slope = around.part_slope(choice, np.arange(len(data.inputs)))
     row, option = 1, 0
