@@ -1,8 +1,8 @@
 """A budgeted choice whose loss has interactions: a linear part, and the square of a sum over the units.
 
-With a factor ``v[:, u, o]`` (rows) for every option of every unit, the joint loss of a choice is
+With a factor ``v[u, o, :]`` (rows) for every option of every unit, the joint loss of a choice is
 
-    loss(o_1..o_U) = sum_u loss[u, o_u] + 1/2 | offset + sum_u v[:, u, o_u] |^2,
+    loss(o_1..o_U) = sum_u loss[u, o_u] + 1/2 | offset + sum_u v[u, o_u, :] |^2,
 
 which keeps the interactions of all pairs of units without ever forming their Gram matrix. It is convex over
 mixes of options, so its relaxation bounds every choice from below.
@@ -11,6 +11,7 @@ mixes of options, so its relaxation bounds every choice from below.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,8 +37,9 @@ class JointProblem:
     ----------
     linear : MultiProblem
         The linear part of the loss, costs, budgets and forbidden options.
-    factors : float32 array (rows, units, options)
-        v, scaled so that half of its squared sum is a loss.
+    factors : float32 array (units, options, rows)
+        v, scaled so that half of its squared sum is a loss. Rows come last, so that what a choice picks lies
+        together in memory.
     offset : float32 array (rows,), optional
         What is added before squaring; default: 0.
 
@@ -53,27 +55,36 @@ class JointProblem:
 
     def __post_init__(self) -> None:
         factors = np.ascontiguousarray(self.factors, dtype=np.float32)
-        if factors.ndim != 3 or factors.shape[1:] != self.linear.loss.shape:
+        if factors.ndim != 3 or factors.shape[:2] != self.linear.loss.shape:
             raise InputError(
                 f"the factors have shape {factors.shape} and the losses {self.linear.loss.shape}; give "
-                "(rows, units, options)"
+                "(units, options, rows)"
             )
         # A sum of squares is finite exactly where all are, and needs no array of truth values.
-        if not np.isfinite(np.einsum("ruo,ruo->", factors, factors, dtype=np.float64)):
-            wrong = ~np.isfinite(factors).all(axis=0)
+        if not np.isfinite(np.einsum("uor,uor->", factors, factors, dtype=np.float64)):
+            wrong = ~np.isfinite(factors).all(axis=2)
             unit, option = np.unravel_index(int(wrong.argmax()), wrong.shape)
             raise InputError(
                 f"{self.linear.unit_name(int(unit))}: a factor of option "
                 f"{self.linear.option_name(int(option))} is NaN or infinite; profile again"
             )
         object.__setattr__(self, "factors", factors)
-        offset = np.broadcast_to(np.asarray(self.offset, dtype=np.float32), len(factors))
+        offset = np.broadcast_to(np.asarray(self.offset, dtype=np.float32), factors.shape[2])
         object.__setattr__(self, "offset", offset)
 
+    @cached_property
+    def squares(self) -> NDArray[np.float32]:
+        """``|v[u, o]|^2``, (units, options)."""
+        squares: NDArray[np.float32] = np.einsum("uor,uor->uo", self.factors, self.factors)
+        return squares
+
+    def picked(self, choice: NDArray[np.intp]) -> NDArray[np.float32]:
+        """``v[u, o_u]`` of every unit, (units, rows)."""
+        return self.factors[np.arange(self.linear.units), choice]
+
     def residual(self, choice: NDArray[np.intp]) -> NDArray[np.float32]:
-        """``offset + sum_u v[:, u, o_u]``, (rows,)."""
-        picked = self.factors[:, np.arange(self.linear.units), choice]
-        residual: NDArray[np.float32] = self.offset + picked.sum(axis=1, dtype=np.float64)
+        """``offset + sum_u v[u, o_u]``, (rows,)."""
+        residual: NDArray[np.float32] = self.offset + self.picked(choice).sum(axis=0, dtype=np.float64)
         return residual.astype(np.float32)
 
     def loss_of(self, choice: NDArray[np.intp]) -> float:
@@ -81,18 +92,15 @@ class JointProblem:
         return float(self.linear.loss_of(choice).sum()) + half_square(self.residual(choice))
 
     def gradient(self, residual: NDArray[np.float32]) -> NDArray[np.float64]:
-        """``loss[u, o] + < residual, v[:, u, o] >``, (units, options): slope of the loss over mixes."""
-        rows = len(self.factors)
-        slope = (residual @ self.factors.reshape(rows, -1)).reshape(self.linear.loss.shape)
-        return self.linear.loss + slope
+        """``loss[u, o] + < residual, v[u, o] >``, (units, options): slope of the loss over mixes."""
+        flat = self.factors.reshape(-1, self.factors.shape[2])
+        return self.linear.loss + (flat @ residual).reshape(self.linear.loss.shape)
 
     def distance(self, choice: NDArray[np.intp]) -> NDArray[np.float64]:
-        """``1/2 |v[:, u, o] - v[:, u, o_u]|^2``, (units, options): how far each option is from the choice."""
-        units = np.arange(self.linear.units)
-        squares = np.einsum("ruo,ruo->uo", self.factors, self.factors)
-        here = self.factors[:, units, choice]
-        products = np.einsum("ruo,ru->uo", self.factors, here)
-        distance: NDArray[np.float64] = (squares - 2 * products + squares[units, choice][:, None]) / 2
+        """``1/2 |v[u, o] - v[u, o_u]|^2``, (units, options): how far each option is from the choice."""
+        own = self.squares[np.arange(self.linear.units), choice][:, None]
+        products = (self.factors @ self.picked(choice)[:, :, None])[:, :, 0]
+        distance: NDArray[np.float64] = (self.squares - 2 * products + own).astype(np.float64) / 2
         return np.maximum(distance, 0.0)
 
     def choose(self, loss: NDArray[np.float64]) -> NDArray[np.intp]:

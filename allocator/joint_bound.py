@@ -49,8 +49,8 @@ def joint_bound(joint: JointProblem, choice: NDArray[np.intp]) -> float:
     if joint.linear.loss.size <= PROGRAMME_ENTRIES:
         mix = _best_mix(joint)
         if mix is not None:
-            flat = joint.factors.reshape(len(joint.factors), -1)
-            residual = (joint.offset + flat.astype(np.float64) @ mix.ravel()).astype(np.float32)
+            mixed = np.tensordot(mix, joint.factors.astype(np.float64), axes=2)
+            residual = (joint.offset + mixed).astype(np.float32)
             bound = max(bound, _bound_at(joint, residual, joint.gradient(residual))[1])
     return bound
 
@@ -94,7 +94,7 @@ def _best_mix(joint: JointProblem) -> NDArray[np.float64] | None:
     problem = joint.linear
     units, options = problem.loss.shape
     matrix: NDArray[np.float64] = np.column_stack(
-        [joint.factors.reshape(len(joint.factors), -1), joint.offset]
+        [joint.factors.reshape(units * options, -1).T, joint.offset]
     ).astype(np.float64)
     if len(matrix) > matrix.shape[1]:
         # Only the Gram matrix matters, which the triangular factor keeps in as many rows as columns.

@@ -40,9 +40,8 @@ def solve_joint(joint: JointProblem) -> MultiSolution:
     InfeasibleError
         No choice meets the budgets.
     """
-    squares = np.einsum("ruo,ruo->uo", joint.factors, joint.factors).astype(np.float64) / 2
-    squares += np.tensordot(joint.offset.astype(np.float64), joint.factors, axes=1)
-    additive = solve_multi(replace(joint.linear, loss=joint.linear.loss + squares))
+    alone = joint.squares.astype(np.float64) / 2 + joint.gradient(joint.offset)
+    additive = solve_multi(replace(joint.linear, loss=alone))
     prices = additive.certificate.shadow_prices
     choice = descend(joint, additive.choice)
     choice = swap_down(joint, choice, np.array(list(prices.values())))

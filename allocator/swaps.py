@@ -63,8 +63,8 @@ def _best_change(
     """The choice after the best single or double change that the room allows; None where none helps."""
     if not len(unit):
         return None
-    steps = joint.factors[:, unit, option] - joint.factors[:, unit, choice[unit]]
-    pairs = change[:, None] + change[None, :] + (steps.T @ steps).astype(np.float64)
+    steps = joint.factors[unit, option] - joint.factors[unit, choice[unit]]
+    pairs = change[:, None] + change[None, :] + (steps @ steps.T).astype(np.float64)
     fits = (extra[:, :, None] + extra[:, None, :] <= room[:, None, None]).all(axis=0)
     pairs[~fits | (unit[:, None] == unit[None, :])] = np.inf
     # On the diagonal stand the changes of one unit alone.

@@ -68,15 +68,15 @@ def main() -> None:
 
 
 def instance(units: int) -> tuple[np.ndarray, MultiProblem]:
-    """Projections (rows, units, options) and the additive problem that is their sum of squares."""
+    """Projections (units, options, rows) and the additive problem that is their sum of squares."""
     single = channel_like(units, OPTIONS, 0, AVERAGE_BITS)
     rng = np.random.default_rng(1)
-    factors = rng.standard_normal((ROWS, units, 1), np.float32) * np.float32((1 - SHARED) ** 0.5)
-    factors += rng.standard_normal((ROWS, 1, 1), np.float32) * np.float32(SHARED**0.5)
-    factors = factors * np.sqrt(2 * single.loss / ROWS).astype(np.float32)
+    factors = rng.standard_normal((units, 1, ROWS), np.float32) * np.float32((1 - SHARED) ** 0.5)
+    factors += rng.standard_normal((1, 1, ROWS), np.float32) * np.float32(SHARED**0.5)
+    factors = factors * np.sqrt(2 * single.loss / ROWS).astype(np.float32)[:, :, None]
     # Rounding of different widths has different signs.
-    factors *= rng.choice(np.array([-1, 1], np.float32), (1, units, OPTIONS))
-    loss = np.einsum("ruo,ruo->uo", factors, factors).astype(np.float64) / 2
+    factors *= rng.choice(np.array([-1, 1], np.float32), (units, OPTIONS, 1))
+    loss = np.einsum("uor,uor->uo", factors, factors).astype(np.float64) / 2
     return factors, MultiProblem(loss, single.cost[None], (single.budget,), ("size",))
 
 

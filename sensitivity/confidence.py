@@ -209,12 +209,11 @@ def interactions(task: Task, plan: Plan, choice: NDArray[np.intp]) -> Floats:
     """
     assert plan.certificate is not None
     factors, units = unit_factors(task), np.arange(len(choice))
-    picked = factors[:, units, choice]
-    residual = picked.sum(1)
+    picked = factors[units, choice]
+    residual = picked.sum(0)
     own, together = float(task.problem.loss_of(choice).sum()), float(np.square(residual).sum()) / 2
     shrinkage = (own - plan.certificate.objective) / (own - together) if own != together else 0.0
-    products = (residual @ factors.reshape(len(factors), -1)).reshape(task.problem.loss.shape)
-    itself = np.einsum("ru,ruo->uo", picked, factors)
+    products, itself = factors @ residual, (factors @ picked[:, :, None])[:, :, 0]
     added: Floats = min(max(shrinkage, 0.0), 1.0) * (products - itself).astype(np.float64)
     return added
 

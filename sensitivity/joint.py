@@ -52,7 +52,7 @@ def joint_problem(task: Task, shrinkage: float | None = None) -> JointProblem:
 
 
 def unit_factors(task: Task) -> NDArray[np.float32]:
-    """v of all options of all units, (rows, units, options), scaled so that half a squared sum is a loss.
+    """v of all options of all units, (units, options, rows), scaled so that half a squared sum is a loss.
 
     Rows of samples at even positions come first, then as many of samples at odd positions.
 
@@ -81,19 +81,19 @@ def unit_factors(task: Task) -> NDArray[np.float32]:
             f"the profile has no projections per {task.unit}, which the joint objective needs; profile with "
             "--objective joint, or solve with --objective additive or --unit layer"
         )
-    return sum_strips(strips * np.float32(scale), member, task.problem.units)
+    return sum_strips(strips, member, task.problem.units) * np.float32(scale)
 
 
 def sum_strips(
     strips: NDArray[np.floating[Any]], member: NDArray[np.intp], units: int
 ) -> NDArray[np.floating[Any]]:
-    """Sums over the strips of every unit: (rows, strips, options) -> (rows, units, options)."""
-    if len(member) == units and bool((member == np.arange(units)).all()):
-        return strips
-    total = np.zeros((len(strips), units, strips.shape[2]), strips.dtype)
-    for row in range(len(strips)):
-        np.add.at(total[row], member, strips[row])
-    return total
+    """Sums over the strips of every unit: (rows, strips, options) -> (units, options, rows)."""
+    if len(member) != units or bool((member != np.arange(units)).any()):
+        total = np.zeros((len(strips), units, strips.shape[2]), strips.dtype)
+        for row in range(len(strips)):
+            np.add.at(total[row], member, strips[row])
+        strips = total
+    return np.ascontiguousarray(np.moveaxis(strips, 0, 2))
 
 
 def choose_shrinkage(problem: MultiProblem, factors: NDArray[np.float32]) -> float:
@@ -106,26 +106,26 @@ def choose_shrinkage(problem: MultiProblem, factors: NDArray[np.float32]) -> flo
     ----------
     problem : MultiProblem
         Additive losses, costs and budgets.
-    factors : float32 array (rows, units, options)
+    factors : float32 array (units, options, rows)
         See `unit_factors`.
     """
     start = solve_multi(problem).choice
-    half = len(factors) // 2
+    half = factors.shape[2] // 2
     # Half of the samples give half of the sum.
-    halves = [np.float32(2**0.5) * factors[:half], np.float32(2**0.5) * factors[half:]]
+    halves = [np.float32(2**0.5) * factors[:, :, part] for part in (slice(half), slice(half, None))]
     losses = np.zeros(len(SHRINKAGES))
     for seen, judge in (halves, halves[::-1]):
         own = replace(problem, loss=_own(seen))
         for index, shrinkage in enumerate(SHRINKAGES):
             # The additive losses come from the same half, so that no s has seen the judges.
             choice = descend(_shrunk(own, seen, shrinkage), start)
-            residual = judge[:, np.arange(problem.units), choice].sum(axis=1, dtype=np.float64)
+            residual = judge[np.arange(problem.units), choice].sum(axis=0, dtype=np.float64)
             losses[index] += float(residual @ residual) / 2
     return SHRINKAGES[int(losses.argmin())]
 
 
 def _own(factors: NDArray[np.float32]) -> NDArray[np.float64]:
-    squares: NDArray[np.float64] = np.einsum("ruo,ruo->uo", factors, factors).astype(np.float64) / 2
+    squares: NDArray[np.float64] = np.einsum("uor,uor->uo", factors, factors).astype(np.float64) / 2
     return squares
 
 

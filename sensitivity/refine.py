@@ -200,13 +200,13 @@ def _move(
 ) -> tuple[NDArray[np.intp], float]:
     """The choice of least modelled loss from here, and the change of the loss that the model expects."""
     units = np.arange(task.problem.units)
-    own = np.einsum("ruo,ruo->uo", curvature, curvature)
-    here = curvature[:, units, choice]
-    own = own - 2 * np.einsum("ruo,ru->uo", curvature, here) + own[units, choice][:, None]
+    own = np.einsum("uor,uor->uo", curvature, curvature)
+    here = curvature[units, choice]
+    own = own - 2 * (curvature @ here[:, :, None])[:, :, 0] + own[units, choice][:, None]
     linear = slope - slope[units, choice][:, None] + damping * (1 - SHRINKAGE) / 2 * np.maximum(own, 0)
     scale = np.float32((damping * SHRINKAGE) ** 0.5)
     joint = JointProblem(
-        replace(task.problem, loss=linear), scale * curvature, -scale * here.sum(axis=1, dtype=np.float64)
+        replace(task.problem, loss=linear), scale * curvature, -scale * here.sum(axis=0, dtype=np.float64)
     )
     moved = descend(joint, choice)
     return moved, joint.loss_of(moved) - joint.loss_of(choice)
@@ -290,7 +290,7 @@ class Around:
         return unit_factors(self._task)
 
     def curvature(self, choice: NDArray[np.intp]) -> NDArray[np.float32]:
-        """Factors of the Fisher information around a choice, (rows, units, options)."""
+        """Factors of the Fisher information around a choice, (units, options, rows)."""
         return self._factors(self.tensors(choice))
 
     def _factors(self, around: Mapping[str, Tensor] | None) -> NDArray[np.float32]:
@@ -318,9 +318,9 @@ class Around:
             # Strips of inputs are sums over all channels, the others over a channel's inputs.
             cells = product.reshape(*product.shape[:2], -1, inputs or product.shape[2]).sum(3)
             strips.append((cells.sum(0).T if inputs else cells[:, :, 0]).double().cpu())
-        slope: NDArray[np.float64] = self._of_units(torch.cat(strips)[None].numpy())[0]
+        slope: NDArray[np.float64] = self._of_units(torch.cat(strips)[None].numpy())[..., 0]
         return slope
 
     def _of_units(self, strips: NDArray[np.floating[Any]]) -> NDArray[Any]:
-        """Sums over the strips of every unit, (rows, units, options)."""
+        """Sums over the strips of every unit, (units, options, rows)."""
         return sum_strips(strips, self._task.posed.member, self._task.problem.units)

@@ -23,7 +23,7 @@ def make(seed: int, *, units: int = 5, options: int = 3, rows: int = 6, budget: 
     cost = np.sort(rng.integers(0, 20, (units, options)), axis=1)
     least, greatest = cost.min(axis=1).sum(), cost.max(axis=1).sum()
     loss = rng.normal(size=(units, options)) * 0.3
-    factors = rng.normal(size=(rows, units, options)).astype(np.float32)
+    factors = rng.normal(size=(units, options, rows)).astype(np.float32)
     return JointProblem(
         MultiProblem(loss, cost[None], (int(least + budget * (greatest - least)),), ("size",)),
         factors,
@@ -35,7 +35,7 @@ def slow_loss(joint: JointProblem, choice: tuple[int, ...]) -> float:
     total = joint.offset.astype(float).copy()
     linear = 0.0
     for unit, option in enumerate(choice):
-        total += joint.factors[:, unit, option]
+        total += joint.factors[unit, option]
         linear += joint.linear.loss[unit, option]
     return linear + 0.5 * float(total @ total)
 
@@ -79,12 +79,12 @@ def test_descending_never_raises_the_loss_and_keeps_the_budget(seed: int) -> Non
 
 def test_without_interactions_the_joint_answer_is_the_additive_one() -> None:
     joint = make(3)
-    rows = np.zeros((15, 5, 3), np.float32)
+    rows = np.zeros((5, 3, 15), np.float32)
     for unit in range(5):
         # Every unit acts on rows of its own, so no products between units exist.
-        rows[3 * unit : 3 * unit + 3, unit] = joint.factors[:3, unit]
+        rows[unit, :, 3 * unit : 3 * unit + 3] = joint.factors[unit, :, :3]
     apart = JointProblem(joint.linear, rows)
-    squares = np.einsum("ruo,ruo->uo", rows, rows).astype(float) / 2
+    squares = np.einsum("uor,uor->uo", rows, rows).astype(float) / 2
     additive = solve_multi(replace(joint.linear, loss=joint.linear.loss + squares))
     assert solve_joint(apart).loss == pytest.approx(additive.loss, abs=TOLERANCE)
 
@@ -92,9 +92,7 @@ def test_without_interactions_the_joint_answer_is_the_additive_one() -> None:
 def test_turning_the_rows_changes_nothing() -> None:
     joint = make(5)
     turn = np.linalg.qr(np.random.default_rng(0).normal(size=(6, 6)))[0]
-    turned = JointProblem(
-        joint.linear, np.tensordot(turn, joint.factors, axes=1), turn @ joint.offset.astype(float)
-    )
+    turned = JointProblem(joint.linear, joint.factors @ turn.T, turn @ joint.offset.astype(float))
     assert solve_joint(turned).loss == pytest.approx(solve_joint(joint).loss, abs=TOLERANCE)
 
 
@@ -131,14 +129,14 @@ def test_forbidden_options_stay_out() -> None:
 
 def test_factors_of_another_shape_are_refused() -> None:
     joint = make(0)
-    with pytest.raises(InputError, match=r"factors have shape \(6, 4, 3\)"):
-        JointProblem(joint.linear, joint.factors[:, :4])
+    with pytest.raises(InputError, match=r"factors have shape \(4, 3, 6\)"):
+        JointProblem(joint.linear, joint.factors[:4])
 
 
 def test_a_factor_that_is_nan_is_refused_with_its_unit() -> None:
     joint = make(0)
     factors = joint.factors.copy()
-    factors[2, 3, 1] = np.nan
+    factors[3, 1, 2] = np.nan
     with pytest.raises(InputError, match="unit 3: a factor of option 1 is NaN"):
         JointProblem(joint.linear, factors)
 

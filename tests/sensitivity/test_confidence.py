@@ -229,7 +229,7 @@ def test_interactions_are_what_a_change_of_one_unit_does_beside_its_own_loss(
     joint = joint_problem(task)
     assert plan.certificate is not None
     assert joint.loss_of(choice) == pytest.approx(plan.certificate.objective, rel=1e-6)
-    own = joint.linear.loss + np.square(joint.factors, dtype=np.float64).sum(0) / 2
+    own = joint.linear.loss + np.square(joint.factors, dtype=np.float64).sum(2) / 2
     for unit in (0, 20, 100, len(choice) - 1):
         for option in range(len(profile.options)):
             changed = choice.copy()

@@ -44,7 +44,7 @@ def scored(network: Network, data: Data) -> Scored:
 
 def test_squares_of_the_factors_are_the_scores_of_channels(scored: Scored) -> None:
     task = pose_task(*scored, "4b", "channel")
-    own = np.square(unit_factors(task), dtype=np.float64).sum(axis=0) / 2
+    own = np.square(unit_factors(task), dtype=np.float64).sum(axis=2) / 2
     # 64 samples in 10 directions share 512 rows, so squares keep their mean, not their values.
     totals, expected = own.sum(axis=0), task.problem.loss.sum(axis=0)
     np.testing.assert_allclose(totals, expected, rtol=0.1)
@@ -52,7 +52,7 @@ def test_squares_of_the_factors_are_the_scores_of_channels(scored: Scored) -> No
 
 def test_squares_of_the_factors_are_the_scores_of_layers_exactly(scored: Scored) -> None:
     task = pose_task(*scored, "4b", "layer")
-    own = np.square(unit_factors(task), dtype=np.float64).sum(axis=0) / 2
+    own = np.square(unit_factors(task), dtype=np.float64).sum(axis=2) / 2
     np.testing.assert_allclose(own, task.problem.loss, rtol=1e-5)
 
 
@@ -62,7 +62,7 @@ def test_rows_of_a_tied_group_are_sums_over_its_layers(scored: Scored) -> None:
     ties = Constraints(tie=((names[0], names[2]),))
     tied = pose_task(*scored, "4b", "layer", constraints=ties)
     group = tied.posed.member[tied.posed.starts[0]]
-    np.testing.assert_allclose(unit_factors(tied)[:, group], apart[:, 0] + apart[:, 2], rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(unit_factors(tied)[group], apart[0] + apart[2], rtol=1e-5, atol=1e-7)
 
 
 def test_a_choice_of_whole_layers_costs_the_same_per_channel(scored: Scored) -> None:
@@ -95,7 +95,7 @@ def test_interactions_that_every_sample_confirms_are_used() -> None:
     # All units act along one direction per sample, each option forward or backward.
     size = np.outer(generator.uniform(0.5, 2, 40), [4.0, 2.0, 1.0, 0.5])
     effect = size * generator.choice([-1, 1], (40, 4))
-    factors = (generator.normal(size=(64, 1, 1)) * effect).astype(np.float32)
+    factors = (generator.normal(size=(1, 1, 64)) * effect[..., None]).astype(np.float32)
     problem = MultiProblem(32 * effect**2, cost[None], (60,), ("size",))
     assert choose_shrinkage(problem, factors) > 0
 
