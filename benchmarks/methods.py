@@ -150,13 +150,13 @@ class PeakMemory:
             self._most = max(self._most, self._process.memory_info().rss)
 
 
-def uniform_plan(network: Network, option: str) -> Plan:
-    """One option for all layers but the first and the last, which have 8 bits."""
+def uniform_plan(network: Network, option: str, ends: str = ENDS) -> Plan:
+    """One option for all layers but the first and the last, which have 8 bits or what is said."""
     shapes = layer_shapes(network)
     names = list(shapes)
     layers = []
     for layer in network.layers:
-        text = ENDS if layer.name in (names[0], names[-1]) else option
+        text = ends if layer.name in (names[0], names[-1]) else option
         size_bits = stored_bits([parse_option(text)] * layer.channels, layer.fan_in, 2)
         layers.append(
             LayerPlan(
@@ -183,7 +183,7 @@ def uniform_plan(network: Network, option: str) -> Plan:
         ),
         predicted_loss=0.0,
         profile="none: chosen by hand",
-        options=(option, ENDS),
+        options=tuple(dict.fromkeys((option, ends))),
         quantizer=Quantizer().settings(),
         assignment=assignment_digest(layers),
         versions={},
