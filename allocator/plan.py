@@ -146,6 +146,8 @@ class Reconstruction(Document):
     ----------
     method : str
         ``nearest``, ``gptq``, ``adaquant``, ``lapq``, ``adaround`` or ``brecq``.
+    choices : dict
+        What was chosen of a method that learns and is not its default, such as ``iterations``.
     corrections : tuple of str
         What was corrected after it: ``bias``, ``batch-norm`` or ``tune``.
     compared : dict of str to float
@@ -156,6 +158,7 @@ class Reconstruction(Document):
     """
 
     method: Text
+    choices: dict[Text, str | int | float] = Field(default_factory=dict)
     corrections: tuple[Text, ...] = ()
     compared: dict[Text, Cost] = Field(default_factory=dict)
     data: Text

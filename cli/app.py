@@ -13,6 +13,7 @@ from .arguments import (
     OPTIONS,
     OUT,
     AfterArg,
+    BlockLossArg,
     BudgetArg,
     ComparedBudgetArg,
     ConstraintsArg,
@@ -20,11 +21,13 @@ from .arguments import (
     DataArg,
     DeviceArg,
     DrawsArg,
+    DropArg,
     EvalArg,
     ExcludeArg,
     FitArg,
     ForbidArg,
     ForceArg,
+    GranularityArg,
     IterationsArg,
     JsonArg,
     LabelsArg,
@@ -153,6 +156,9 @@ def allocate(
     refine: RefineArg = 0,
     method: MethodArg = MethodChoice.AUTO,
     iterations: IterationsArg = None,
+    granularity: GranularityArg = None,
+    block_loss: BlockLossArg = None,
+    drop: DropArg = None,
     correct: CorrectArg = None,
     time_limit: TimeArg = None,
     out: OutArg = OUT,
@@ -181,7 +187,7 @@ def allocate(
     scoring = scoring_of(
         options, scores, after, labels, draws, seed, search, p, rounding, points, memory, unit
     )
-    making = making_of(method, iterations, correct, seed, memory)
+    making = making_of(method, iterations, granularity, block_loss, drop, correct, seed, memory)
     source = source_of(model, weights, data, eval_data, mean, std, samples, device)
     reporter, folder = Reporter(quiet), RunFolder(out)
     folder.prepare(folder.finished(), force=force)
@@ -336,6 +342,9 @@ def finalize(
     profile: ProfileArg = None,
     method: MethodArg = MethodChoice.AUTO,
     iterations: IterationsArg = None,
+    granularity: GranularityArg = None,
+    block_loss: BlockLossArg = None,
+    drop: DropArg = None,
     correct: CorrectArg = None,
     memory: MemoryArg = "2GiB",
     seed: SeedArg = 0,
@@ -350,7 +359,7 @@ def finalize(
     The best uniform plan within the budget competes, and is kept where it measures better; not with a plan
     edited by hand, unless --profile is given.
     """
-    making = making_of(method, iterations, correct, seed, memory)
+    making = making_of(method, iterations, granularity, block_loss, drop, correct, seed, memory)
     source = source_of(model, weights, data, eval_data, mean, std, samples, device)
     reporter, folder = Reporter(quiet), RunFolder(out)
     job = Job(folder, reporter)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..quantizer import PointFit, Rounding, StepSearch
-from ..reconstruct import Correction
+from ..reconstruct import BlockLoss, Correction, Granularity
 from ..sensitivity import Labels
 from .choices import AfterChoice, MethodChoice, ObjectiveChoice, ScoresChoice
 
@@ -17,6 +17,7 @@ __all__ = [
     "OPTIONS",
     "OUT",
     "AfterArg",
+    "BlockLossArg",
     "BudgetArg",
     "ComparedBudgetArg",
     "ConstraintsArg",
@@ -26,12 +27,14 @@ __all__ = [
     "DeviceArg",
     "DocumentArg",
     "DrawsArg",
+    "DropArg",
     "EvalArg",
     "ExcludeArg",
     "FitArg",
     "ForbidArg",
     "ForceArg",
     "FromArg",
+    "GranularityArg",
     "IterationsArg",
     "JsonArg",
     "LabelsArg",
@@ -281,6 +284,35 @@ ManyMethodArg = Annotated[
 IterationsArg = Annotated[
     int | None,
     typer.Option(min=1, max=10**6, help="Iterations of learning per layer or block.", rich_help_panel=RUN),
+]
+GranularityArg = Annotated[
+    Granularity | None,
+    typer.Option(
+        help="What learns together under brecq: a layer, a block (the default), all blocks of one "
+        "resolution, or the network.",
+        show_default=False,
+        rich_help_panel=RUN,
+    ),
+]
+BlockLossArg = Annotated[
+    BlockLoss | None,
+    typer.Option(
+        help="What brecq and adaround minimise at the output of a block or layer: mse, the default, or "
+        "fisher, squared errors weighted by what they do to the network's output.",
+        show_default=False,
+        rich_help_panel=RUN,
+    ),
+]
+DropArg = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        max=1.0,
+        help="Share of a block's inputs that brecq and adaround take from the float network, drawn anew at "
+        "every step; default 0.",
+        show_default=False,
+        rich_help_panel=RUN,
+    ),
 ]
 CorrectArg = Annotated[
     list[Correction] | None,

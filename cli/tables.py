@@ -91,7 +91,9 @@ def plan_lines(plan: Plan) -> list[str]:
 
 def _method_line(how: Reconstruction) -> str:
     """How the weights were found, and why so."""
-    by = " and then ".join((how.method, *how.corrections))
+    chosen = ", ".join(f"{name} {value}" for name, value in how.choices.items())
+    method = f"{how.method} ({chosen.replace('_', ' ')})" if chosen else how.method
+    by = " and then ".join((method, *how.corrections))
     if not how.compared:
         return f"weights by {by}"
     losses = ", ".join(

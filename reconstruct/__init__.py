@@ -17,7 +17,7 @@ from .lossless import Way, find_least
 from .match_statistics import match_statistics
 from .method import Method, Nearest, Progress
 from .multipoint import multipoint_plan
-from .named import MethodName, method_named
+from .named import BlockLoss, LearningChoices, MethodName, method_named
 from .options import GptqOptions
 from .rounding import LearnedRounding, UnitReport
 from .straight_through import StraightThrough
@@ -25,6 +25,7 @@ from .units import Granularity
 
 __all__ = [
     "AdaQuant",
+    "BlockLoss",
     "Candidate",
     "Compared",
     "Corrected",
@@ -38,6 +39,7 @@ __all__ = [
     "Lapq",
     "LearnedRounding",
     "Learning",
+    "LearningChoices",
     "Method",
     "MethodName",
     "Nearest",
