@@ -153,6 +153,9 @@ class Reconstruction(Document):
     compared : dict of str to float
         Where the method was chosen automatically: the least loss on `data` with each, measured, or as a quick
         look lets expect.
+    scores : dict of str to float
+        Where plans by several kinds of scores competed: what made the weights that were scored, and the least
+        loss of its plans on `data`.
     data : str
         Name of the calibration data.
     """
@@ -161,6 +164,7 @@ class Reconstruction(Document):
     choices: dict[Text, str | int | float] = Field(default_factory=dict)
     corrections: tuple[Text, ...] = ()
     compared: dict[Text, Cost] = Field(default_factory=dict)
+    scores: dict[Text, Cost] = Field(default_factory=dict)
     data: Text
 
 

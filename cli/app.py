@@ -13,6 +13,7 @@ from .arguments import (
     OPTIONS,
     OUT,
     AfterArg,
+    AfterOrAutoArg,
     BlockLossArg,
     BudgetArg,
     ComparedBudgetArg,
@@ -64,7 +65,7 @@ from .arguments import (
     WeightsArg,
 )
 from .charts import draw_charts
-from .choices import AfterChoice, MethodChoice, ObjectiveChoice, ScoresChoice
+from .choices import AfterChoice, AfterOrAutoChoice, MethodChoice, ObjectiveChoice, ScoresChoice
 from .console import Reporter
 from .early import given_options, refuse_early_options
 from .export import export
@@ -136,7 +137,7 @@ def allocate(
     samples: SamplesArg = 512,
     options: OptionsArg = OPTIONS,
     scores: ScoresArg = ScoresChoice.FISHER,
-    after: AfterArg = AfterChoice.NEAREST,
+    after: AfterOrAutoArg = AfterOrAutoChoice.NEAREST,
     labels: LabelsArg = Labels.PROJECTED,
     draws: DrawsArg = 2,
     search: SearchArg = StepSearch.MSE,
@@ -182,6 +183,8 @@ def allocate(
         raise InputError("--scores exact scores whole layers; use --unit layer with it, or --scores fisher")
     if tolerance is not None and (refine or objective is not ObjectiveChoice.AUTO):
         raise InputError("--refine and --objective go with --budget; a lossless search chooses for itself")
+    if tolerance is not None and after is AfterOrAutoChoice.AUTO:
+        raise InputError("--after auto goes with --budget; a lossless search takes one kind of scores")
     if scores is ScoresChoice.EXACT and (refine or objective is ObjectiveChoice.JOINT):
         raise InputError("--refine and --objective joint need Fisher scores; use --scores fisher")
     scoring = scoring_of(
@@ -204,13 +207,21 @@ def allocate(
         constraints=limits.constraints,
         tables=limits.tables,
     )
-    profile, arrays = job.profile(inputs, scoring, force=force)
+    scored = job.profiles(inputs, scoring, force=force)
+    profile, arrays = scored[0]
     if tolerance is None:
         nearest = making.method is MethodName.NEAREST
-        plans = job.solve(profile, arrays, limits, unit, objective.objective(), time_limit, nearest=nearest)
+        plans = [
+            plan
+            for each in scored
+            for plan in job.solve(*each, limits, unit, objective.objective(), time_limit, nearest=nearest)
+        ]
         if refine:
             plans = [job.refine(inputs, profile, arrays, plans[0], refine), *plans]
-        judged = job.finalize(inputs, profile, plans, making)
+        judged = job.finalize(inputs, [each for each, _ in scored], plans, making)
+        profile, arrays = next(
+            each for each in scored if each[0].fingerprint.text() == judged.kept.plan.profile
+        )
     else:
         judged = job.least(inputs, profile, arrays, limits, tolerance, unit, making, time_limit_s=time_limit)
     uniform = judged.uniform
@@ -367,7 +378,7 @@ def finalize(
     folder.prepare(folder.finished()[1:] if plan is None else folder.finished(), force=force)
     inputs = source.load().without(stored.constraints.exclude if stored.constraints else ())
     chosen = job.edited(stored, inputs.network)
-    judged = job.finalize(inputs, job.profile_of(chosen, profile), [chosen], making)
+    judged = job.finalize(inputs, job.profiles_of(chosen, profile), [chosen], making)
     kept = judged.kept.plan
     held_out = job.judge_held_out(inputs, [judged.kept.finalized])
     if held_out:

@@ -11,12 +11,13 @@ import typer
 from ..quantizer import PointFit, Rounding, StepSearch
 from ..reconstruct import BlockLoss, Correction, Granularity
 from ..sensitivity import Labels
-from .choices import AfterChoice, MethodChoice, ObjectiveChoice, ScoresChoice
+from .choices import AfterChoice, AfterOrAutoChoice, MethodChoice, ObjectiveChoice, ScoresChoice
 
 __all__ = [
     "OPTIONS",
     "OUT",
     "AfterArg",
+    "AfterOrAutoArg",
     "BlockLossArg",
     "BudgetArg",
     "ComparedBudgetArg",
@@ -152,11 +153,16 @@ ScoresArg = Annotated[
         rich_help_panel=SCORES,
     ),
 ]
-AfterArg = Annotated[
-    AfterChoice,
+AFTER = (
+    "What makes the weights of the options that are scored: nearest, or gptq, adaquant (layer by layer) or "
+    "brecq (block by block, briefly), which rank options as they will be after such a method"
+)
+AfterArg = Annotated[AfterChoice, typer.Option(help=f"{AFTER}.", rich_help_panel=SCORES)]
+AfterOrAutoArg = Annotated[
+    AfterOrAutoChoice,
     typer.Option(
-        help="What makes the weights of the options that are scored: rounding to nearest, or GPTQ, which "
-        "ranks options as they will be after --method gptq or brecq.",
+        "--after",
+        help=f"{AFTER}. auto: plans by nearest and by gptq compete, and what measures better is kept.",
         rich_help_panel=SCORES,
     ),
 ]

@@ -74,6 +74,9 @@ def plan_lines(plan: Plan) -> list[str]:
     lines.extend(_cost_line(plan, name, cost) for name, cost in plan.complexity.costs.items())
     if plan.reconstruction is not None:
         lines.append(_method_line(plan.reconstruction))
+        if plan.reconstruction.scores:
+            found = ", ".join(f"{after} {loss:.3g}" for after, loss in plan.reconstruction.scores.items())
+            lines.append(f"plans by scores of several kinds competed; least loss by kind: {found}")
     if plan.refinement is not None:
         moves = plan.refinement
         lines.append(
@@ -146,7 +149,8 @@ def _search_lines(plan: Plan) -> list[str]:
 
 def profile_table(profile: Profile) -> Table:
     """Loss of every option of every layer."""
-    after = " by GPTQ" if profile.after == "gptq" else ""
+    after = f" by {profile.after.upper()}" if profile.after in ("gptq", "brecq") else ""
+    after = " by AdaQuant" if profile.after == "adaquant" else after
     table = Table(
         title=f"KL to float when one layer is quantized{after}, {profile.method}, {profile.samples} samples"
     )

@@ -3,6 +3,7 @@
 from .adaquant import AdaQuant
 from .bias_correction import correct_biases
 from .bias_tuning import tune_biases
+from .block_options import BlockOptions
 from .contest import Compared, contest
 from .corrections import Corrected, Correction, correct
 from .drop import can_measure
@@ -18,14 +19,16 @@ from .match_statistics import match_statistics
 from .method import Method, Nearest, Progress
 from .multipoint import multipoint_plan
 from .named import BlockLoss, LearningChoices, MethodName, method_named
-from .options import GptqOptions
+from .options import AdaQuantOptions, GptqOptions
 from .rounding import LearnedRounding, UnitReport
 from .straight_through import StraightThrough
 from .units import Granularity
 
 __all__ = [
     "AdaQuant",
+    "AdaQuantOptions",
     "BlockLoss",
+    "BlockOptions",
     "Candidate",
     "Compared",
     "Corrected",
