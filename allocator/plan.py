@@ -175,6 +175,8 @@ class Plan(Document):
     ----------
     version : 2
         Version of this document's form.
+    preset : str, optional
+        The bundle of settings that was asked for; options on the command line may have changed some of them.
     unit : str
         What options were chosen for, such as ``layer`` or ``tile:16``; see `parse_unit`.
     budgets : tuple of str
@@ -214,6 +216,7 @@ class Plan(Document):
     """
 
     version: Literal[2] = 2
+    preset: Text | None = None
     unit: Text
     budgets: tuple[Text, ...] = Field(min_length=1)
     constraints: Constraints | None = None

@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from ..quantizer import PointFit, Rounding, StepSearch
-from ..reconstruct import BlockLoss, Correction, Granularity
+from ..reconstruct import BlockLoss, Correction, Granularity, PresetName
 from ..sensitivity import Labels
+from .bundle import defaults_of
 from .choices import AfterChoice, AfterOrAutoChoice, MethodChoice, ObjectiveChoice, ScoresChoice
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "PinArg",
     "PlanArg",
     "PowerArg",
+    "PresetArg",
     "ProfileArg",
     "ProfileUnitArg",
     "QuietArg",
@@ -234,6 +236,26 @@ MaxDropArg = Annotated[
         help="In place of a budget, what may be lost: 0.1% (accuracy points), 0.01kl (KL to the float "
         "network) or 1%ppl (perplexity). The least size within it is searched with about a dozen true "
         "measurements.",
+        show_default=False,
+        rich_help_panel=LIMITS,
+    ),
+]
+
+
+def _apply_preset(context: typer.Context, name: PresetName | None) -> PresetName | None:
+    """Let the preset's settings be the defaults of this command."""
+    if name is not None:
+        context.default_map = {**(context.default_map or {}), **defaults_of(PresetName(name))}
+    return name
+
+
+PresetArg = Annotated[
+    PresetName | None,
+    typer.Option(
+        help="A published method as a whole: options, unit, objective, scores, method, corrections, and 8 "
+        "bits in the first and the last layer (not all-low-bit). What is given beside it holds.",
+        is_eager=True,
+        callback=_apply_preset,
         show_default=False,
         rich_help_panel=LIMITS,
     ),

@@ -37,6 +37,7 @@ from ..sensitivity import (
     solve_plan,
     write_profile,
 )
+from .bundle import points_plan
 from .console import Reporter
 from .folder import RunFolder
 from .inputs import Inputs
@@ -152,6 +153,13 @@ class Job:
         plans.append(solved(*ways[-1]))
         self._took("solve", began)
         return plans
+
+    def points(self, inputs: Inputs, limits: Limits, scoring: Scoring) -> Plan:
+        """The plan of points by output error."""
+        began = time.perf_counter()
+        plan = points_plan(inputs, limits, scoring)
+        self._took("solve", began)
+        return plan
 
     def refine(
         self, inputs: Inputs, profile: Profile, arrays: ProfileArrays | None, plan: Plan, evaluations: int

@@ -16,7 +16,7 @@ from ..allocator import (
     parse_tolerance,
     parse_unit,
 )
-from ..reconstruct import MethodName
+from ..reconstruct import PRESETS, MethodName, PresetName
 from ..sensitivity import Profile
 
 __all__ = ["plan_lines", "plan_table", "profile_table", "quality_table"]
@@ -24,7 +24,8 @@ __all__ = ["plan_lines", "plan_table", "profile_table", "quality_table"]
 
 def plan_table(plan: Plan) -> Table:
     """How every layer is stored."""
-    table = Table(title=f"plan for {', '.join(plan.budgets)}, chosen per {plan.unit}")
+    preset = f", preset {plan.preset}" if plan.preset else ""
+    table = Table(title=f"plan for {', '.join(plan.budgets)}, chosen per {plan.unit}{preset}")
     table.add_column("layer", overflow="fold")
     table.add_column("weights", justify="right")
     strips = "strips of inputs" if parse_unit(plan.unit).cut else "channels"
@@ -63,7 +64,11 @@ def plan_lines(plan: Plan) -> list[str]:
     """What is proven and what the guard did, a sentence each."""
     lines = []
     certificate = plan.certificate
-    if certificate is None:
+    if plan.preset in PRESETS:
+        lines.append(f"preset {plan.preset}: {PRESETS[PresetName(plan.preset)].summary}")
+    if certificate is None and plan.profile.startswith("none"):
+        lines.append("no certificate: the points were chosen by output errors, not solved for")
+    elif certificate is None:
         lines.append("no certificate: the plan was edited by hand or kept by measurement")
     else:
         lines.append(

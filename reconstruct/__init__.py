@@ -20,11 +20,13 @@ from .method import Method, Nearest, Progress
 from .multipoint import multipoint_plan
 from .named import BlockLoss, LearningChoices, MethodName, method_named
 from .options import AdaQuantOptions, GptqOptions
+from .presets import PRESETS, Preset, PresetName
 from .rounding import LearnedRounding, UnitReport
 from .straight_through import StraightThrough
 from .units import Granularity
 
 __all__ = [
+    "PRESETS",
     "AdaQuant",
     "AdaQuantOptions",
     "BlockLoss",
@@ -46,6 +48,8 @@ __all__ = [
     "Method",
     "MethodName",
     "Nearest",
+    "Preset",
+    "PresetName",
     "Progress",
     "StoredLayer",
     "StoredPart",
