@@ -146,18 +146,25 @@ class Reconstruction(Document):
     ----------
     method : str
         ``nearest``, ``gptq``, ``adaquant``, ``lapq``, ``adaround`` or ``brecq``.
+    choices : dict
+        What was chosen of a method that learns and is not its default, such as ``iterations``.
     corrections : tuple of str
         What was corrected after it: ``bias``, ``batch-norm`` or ``tune``.
     compared : dict of str to float
         Where the method was chosen automatically: the least loss on `data` with each, measured, or as a quick
         look lets expect.
+    scores : dict of str to float
+        Where plans by several kinds of scores competed: what made the weights that were scored, and the least
+        loss of its plans on `data`.
     data : str
         Name of the calibration data.
     """
 
     method: Text
+    choices: dict[Text, str | int | float] = Field(default_factory=dict)
     corrections: tuple[Text, ...] = ()
     compared: dict[Text, Cost] = Field(default_factory=dict)
+    scores: dict[Text, Cost] = Field(default_factory=dict)
     data: Text
 
 
@@ -168,6 +175,8 @@ class Plan(Document):
     ----------
     version : 2
         Version of this document's form.
+    preset : str, optional
+        The bundle of settings that was asked for; options on the command line may have changed some of them.
     unit : str
         What options were chosen for, such as ``layer`` or ``tile:16``; see `parse_unit`.
     budgets : tuple of str
@@ -207,6 +216,7 @@ class Plan(Document):
     """
 
     version: Literal[2] = 2
+    preset: Text | None = None
     unit: Text
     budgets: tuple[Text, ...] = Field(min_length=1)
     constraints: Constraints | None = None

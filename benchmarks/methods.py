@@ -13,6 +13,7 @@ import argparse
 import json
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any, Self
 
 import psutil
@@ -150,13 +151,17 @@ class PeakMemory:
             self._most = max(self._most, self._process.memory_info().rss)
 
 
-def uniform_plan(network: Network, option: str) -> Plan:
-    """One option for all layers but the first and the last, which have 8 bits."""
-    shapes = layer_shapes(network)
-    names = list(shapes)
-    layers = []
+def uniform_plan(network: Network, option: str, ends: str = ENDS) -> Plan:
+    """One option for all layers but the first and the last, which have 8 bits or what is said."""
+    names = list(layer_shapes(network))
+    return plan_by_hand(network, {name: ends if name in (names[0], names[-1]) else option for name in names})
+
+
+def plan_by_hand(network: Network, chosen: Mapping[str, str]) -> Plan:
+    """A plan per layer from the option of every layer by name."""
+    shapes, layers = layer_shapes(network), []
     for layer in network.layers:
-        text = ENDS if layer.name in (names[0], names[-1]) else option
+        text = chosen[layer.name]
         size_bits = stored_bits([parse_option(text)] * layer.channels, layer.fan_in, 2)
         layers.append(
             LayerPlan(
@@ -183,7 +188,7 @@ def uniform_plan(network: Network, option: str) -> Plan:
         ),
         predicted_loss=0.0,
         profile="none: chosen by hand",
-        options=(option, ENDS),
+        options=tuple(dict.fromkeys(chosen.values())),
         quantizer=Quantizer().settings(),
         assignment=assignment_digest(layers),
         versions={},

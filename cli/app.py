@@ -1,30 +1,31 @@
-"""The `allocate` command: which stages run, in which order, and what is said about it."""
+"""The `allocate` command: which stages the whole job runs, in which order, and what is said about it."""
 
 from __future__ import annotations
 
 import typer
 
-from ..allocator import read_plan, write_plan
 from ..errors import InputError
 from ..quantizer import PointFit, Rounding, StepSearch
-from ..reconstruct import MethodName
-from ..sensitivity import Labels, check_feasible, read_profile, solve_plan, with_confidence
+from ..reconstruct import PRESETS, MethodName
+from ..sensitivity import Labels, check_feasible, with_confidence
 from .arguments import (
     OPTIONS,
     OUT,
-    AfterArg,
+    AfterOrAutoArg,
+    BlockLossArg,
     BudgetArg,
-    ComparedBudgetArg,
     ConstraintsArg,
     CorrectArg,
     DataArg,
     DeviceArg,
     DrawsArg,
+    DropArg,
     EvalArg,
     ExcludeArg,
     FitArg,
     ForbidArg,
     ForceArg,
+    GranularityArg,
     IterationsArg,
     JsonArg,
     LabelsArg,
@@ -39,10 +40,8 @@ from .arguments import (
     OptionsArg,
     OutArg,
     PinArg,
-    PlanArg,
     PowerArg,
-    ProfileArg,
-    ProfileUnitArg,
+    PresetArg,
     QuietArg,
     RefineArg,
     RoundingArg,
@@ -50,18 +49,17 @@ from .arguments import (
     ScoresArg,
     SearchArg,
     SeedArg,
-    SolveUnitArg,
     StdArg,
     TableArg,
     TieArg,
     TimeArg,
     UnitArg,
-    UntilStableArg,
     VersionArg,
     WeightsArg,
 )
+from .bundle import check_bundle, with_ends
 from .charts import draw_charts
-from .choices import AfterChoice, MethodChoice, ObjectiveChoice, ScoresChoice
+from .choices import AfterOrAutoChoice, MethodChoice, ObjectiveChoice, ScoresChoice
 from .console import Reporter
 from .early import given_options, refuse_early_options
 from .export import export
@@ -73,11 +71,11 @@ from .limits import check_unit, limits_of
 from .lossless import ANY_SIZE, searched_data, tolerance_of
 from .making import making_of
 from .reading import evaluate, plot, show
-from .report import print_json, report_plan, warn_of_doubt
+from .report import print_json, warn_of_doubt
 from .scoring import scoring_of
 from .stages import Job
-from .tables import plan_lines, plan_table, profile_table, quality_table
-from .until_stable import check_until_stable, load_for_rounds, stable_profile
+from .steps import finalize, profile, solve
+from .tables import plan_lines, plan_table, quality_table
 
 __all__ = ["app"]
 
@@ -98,6 +96,9 @@ allows, prove how close to optimal that is, and write the quantized network.
 
   allocate --budget 4.5b --options w4x1..2 --unit channel
       hardware that knows 4 bits only: one or two 4-bit points per output channel
+
+  allocate --budget 3b --preset brecq --model net.pt2 --data calib.npz
+      a published method as a whole: options, first and last layer, scores, rounding
 
   allocate --lossless --model net.pt2 --data calib.npz --eval-data labelled.npz
       the smallest network that loses at most 0.1 points of accuracy, measured
@@ -124,6 +125,7 @@ def allocate(
     budget: BudgetArg = None,
     lossless: LosslessArg = False,
     max_drop: MaxDropArg = None,
+    preset: PresetArg = None,
     model: ModelArg = None,
     weights: WeightsArg = None,
     data: DataArg = None,
@@ -133,7 +135,7 @@ def allocate(
     samples: SamplesArg = 512,
     options: OptionsArg = OPTIONS,
     scores: ScoresArg = ScoresChoice.FISHER,
-    after: AfterArg = AfterChoice.NEAREST,
+    after: AfterOrAutoArg = AfterOrAutoChoice.NEAREST,
     labels: LabelsArg = Labels.PROJECTED,
     draws: DrawsArg = 2,
     search: SearchArg = StepSearch.MSE,
@@ -153,6 +155,9 @@ def allocate(
     refine: RefineArg = 0,
     method: MethodArg = MethodChoice.AUTO,
     iterations: IterationsArg = None,
+    granularity: GranularityArg = None,
+    block_loss: BlockLossArg = None,
+    drop: DropArg = None,
     correct: CorrectArg = None,
     time_limit: TimeArg = None,
     out: OutArg = OUT,
@@ -171,40 +176,60 @@ def allocate(
         return
     unit = check_unit(unit)
     limits = limits_of(constraints, budget, tie, pin, exclude, forbid, layer_options, table)
+    if preset is not None and (lossless or max_drop):
+        raise InputError(f"--preset {preset} goes with a --budget; a limit on the drop chooses for itself")
     tolerance = tolerance_of(lossless, max_drop, limits.budgets)
     if unit not in ("auto", "layer") and scores is ScoresChoice.EXACT:
         raise InputError("--scores exact scores whole layers; use --unit layer with it, or --scores fisher")
     if tolerance is not None and (refine or objective is not ObjectiveChoice.AUTO):
         raise InputError("--refine and --objective go with --budget; a lossless search chooses for itself")
+    if tolerance is not None and after is AfterOrAutoChoice.AUTO:
+        raise InputError("--after auto goes with --budget; a lossless search takes one kind of scores")
     if scores is ScoresChoice.EXACT and (refine or objective is ObjectiveChoice.JOINT):
         raise InputError("--refine and --objective joint need Fisher scores; use --scores fisher")
     scoring = scoring_of(
         options, scores, after, labels, draws, seed, search, p, rounding, points, memory, unit
     )
-    making = making_of(method, iterations, correct, seed, memory)
+    if preset is not None:
+        check_bundle(preset, limits, scoring, refine=bool(refine))
+    making = making_of(method, iterations, granularity, block_loss, drop, correct, seed, memory)
     source = source_of(model, weights, data, eval_data, mean, std, samples, device)
     reporter, folder = Reporter(quiet), RunFolder(out)
     folder.prepare(folder.finished(), force=force)
     job = Job(folder, reporter)
     inputs = source.load().without(limits.constraints.exclude)
+    if preset is not None:
+        limits = with_ends(preset, limits, [layer.name for layer in inputs.network.layers])
     if tolerance is not None:
         searched_data(inputs, tolerance)
-    check_feasible(
-        inputs.network,
-        scoring.options,
-        limits.budgets or (ANY_SIZE,),
-        # With auto, a plan per layer is enough.
-        "layer" if unit == "auto" else unit,
-        constraints=limits.constraints,
-        tables=limits.tables,
-    )
-    profile, arrays = job.profile(inputs, scoring, force=force)
-    if tolerance is None:
+    by_output_error = preset is not None and PRESETS[preset].by_output_error
+    if not by_output_error:
+        check_feasible(
+            inputs.network,
+            scoring.options,
+            limits.budgets or (ANY_SIZE,),
+            # With auto, a plan per layer is enough.
+            "layer" if unit == "auto" else unit,
+            constraints=limits.constraints,
+            tables=limits.tables,
+        )
+    scored = [] if by_output_error else job.profiles(inputs, scoring, force=force)
+    profile, arrays = scored[0] if scored else (None, None)
+    if profile is None:
+        judged = job.finalize(inputs, (), [job.points(inputs, limits, scoring)], making)
+    elif tolerance is None:
         nearest = making.method is MethodName.NEAREST
-        plans = job.solve(profile, arrays, limits, unit, objective.objective(), time_limit, nearest=nearest)
+        plans = [
+            plan
+            for each in scored
+            for plan in job.solve(*each, limits, unit, objective.objective(), time_limit, nearest=nearest)
+        ]
         if refine:
             plans = [job.refine(inputs, profile, arrays, plans[0], refine), *plans]
-        judged = job.finalize(inputs, profile, plans, making)
+        judged = job.finalize(inputs, [each for each, _ in scored], plans, making)
+        profile, arrays = next(
+            each for each in scored if each[0].fingerprint.text() == judged.kept.plan.profile
+        )
     else:
         judged = job.least(inputs, profile, arrays, limits, tolerance, unit, making, time_limit_s=time_limit)
     uniform = judged.uniform
@@ -216,7 +241,10 @@ def allocate(
     if held_out:
         plan = plan.model_copy(update={"measured": held_out[0]})
         uniform_quality = held_out[1] if uniform else None
-    plan = with_confidence(profile, arrays, plan)
+    if profile is not None:
+        plan = with_confidence(profile, arrays, plan)
+    if preset is not None:
+        plan = plan.model_copy(update={"preset": str(preset)})
     warn_of_doubt(plan, reporter)
     job.save(inputs, plan, judged.kept.finalized)
     charts = draw_charts(folder, profile, arrays, plan)
@@ -228,144 +256,11 @@ def allocate(
     for line in plan_lines(plan):
         reporter.result(line)
     stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in job.seconds.items())
-    files = ("plan.json", "weights.safetensors", "program.json", "profile.json", *charts)
+    profiles = ["profile.json", "profile-2.json"][: len(scored)]
+    files = ["plan.json", "weights.safetensors", "program.json", *profiles, *charts]
     reporter.say(f"wrote {folder.path}: {', '.join(files)}")
     reporter.say(f"seconds: {stages}")
 
 
-@app.command()
-def profile(
-    model: ModelArg = None,
-    weights: WeightsArg = None,
-    data: DataArg = None,
-    mean: MeanArg = None,
-    std: StdArg = None,
-    samples: SamplesArg = 512,
-    until_stable: UntilStableArg = False,
-    budget: ComparedBudgetArg = None,
-    options: OptionsArg = OPTIONS,
-    scores: ScoresArg = ScoresChoice.FISHER,
-    after: AfterArg = AfterChoice.NEAREST,
-    labels: LabelsArg = Labels.PROJECTED,
-    draws: DrawsArg = 2,
-    search: SearchArg = StepSearch.MSE,
-    p: PowerArg = 2.0,
-    rounding: RoundingArg = Rounding.NEAREST,
-    points: FitArg = PointFit.JOINT,
-    memory: MemoryArg = "2GiB",
-    unit: ProfileUnitArg = "channel",
-    exclude: ExcludeArg = None,
-    out: OutArg = OUT,
-    force: ForceArg = False,
-    seed: SeedArg = 0,
-    device: DeviceArg = "cpu",
-    json_: JsonArg = False,
-    quiet: QuietArg = False,
-) -> None:
-    """Score every option of every layer: writes profile.json; an interrupted run goes on where it stopped."""
-    check_until_stable(until_stable, scores.value, after.value, budget or ())
-    scoring = scoring_of(
-        options, scores, after, labels, draws, seed, search, p, rounding, points, memory, check_unit(unit)
-    )
-    source = source_of(model, weights, data, None, mean, std, samples, device)
-    reporter, folder = Reporter(quiet), RunFolder(out)
-    folder.prepare((), force=force)
-    if until_stable:
-        inputs = load_for_rounds(source).without(exclude or ())
-        found = stable_profile(inputs, scoring, budget or (), unit, folder, reporter, force=force)
-    else:
-        inputs = source.load().without(exclude or ())
-        found, _ = Job(folder, reporter).profile(inputs, scoring, force=force)
-    if json_:
-        typer.echo(found.model_dump_json(exclude_none=True))
-    else:
-        reporter.result(profile_table(found))
-
-
-@app.command()
-def solve(
-    budget: BudgetArg = None,
-    table: TableArg = None,
-    constraints: ConstraintsArg = None,
-    tie: TieArg = None,
-    pin: PinArg = None,
-    exclude: ExcludeArg = None,
-    forbid: ForbidArg = None,
-    layer_options: LayerOptionsArg = None,
-    profile: ProfileArg = None,
-    unit: SolveUnitArg = "channel",
-    objective: ObjectiveArg = ObjectiveChoice.AUTO,
-    time_limit: TimeArg = None,
-    out: OutArg = OUT,
-    force: ForceArg = False,
-    json_: JsonArg = False,
-    quiet: QuietArg = False,
-) -> None:
-    """Choose the options for a budget from a profile: writes plan.json; nothing is measured again."""
-    limits = limits_of(constraints, budget, tie, pin, exclude, forbid, layer_options, table)
-    if not limits.budgets:
-        raise InputError("say how much may be spent: --budget 4b, or 300KiB, or 25%")
-    reporter, folder = Reporter(quiet), RunFolder(out)
-    scores, arrays = read_profile(profile or folder.profile)
-    plan = solve_plan(
-        scores,
-        arrays,
-        limits.budgets,
-        check_unit(unit),
-        objective=objective.objective(),
-        constraints=limits.constraints,
-        tables=limits.tables,
-        time_limit_s=time_limit,
-    )
-    plan = with_confidence(scores, arrays, plan)
-    folder.prepare((folder.plan,), force=force)
-    write_plan(folder.plan, plan)
-    report_plan(plan, folder, reporter, json_)
-
-
-@app.command()
-def finalize(
-    plan: PlanArg = None,
-    model: ModelArg = None,
-    weights: WeightsArg = None,
-    data: DataArg = None,
-    eval_data: EvalArg = None,
-    mean: MeanArg = None,
-    std: StdArg = None,
-    samples: SamplesArg = 512,
-    profile: ProfileArg = None,
-    method: MethodArg = MethodChoice.AUTO,
-    iterations: IterationsArg = None,
-    correct: CorrectArg = None,
-    memory: MemoryArg = "2GiB",
-    seed: SeedArg = 0,
-    out: OutArg = OUT,
-    force: ForceArg = False,
-    device: DeviceArg = "cpu",
-    json_: JsonArg = False,
-    quiet: QuietArg = False,
-) -> None:
-    """Compute the integer weights of a plan, also of one edited by hand, and measure what it is worth.
-
-    The best uniform plan within the budget competes, and is kept where it measures better; not with a plan
-    edited by hand, unless --profile is given.
-    """
-    making = making_of(method, iterations, correct, seed, memory)
-    source = source_of(model, weights, data, eval_data, mean, std, samples, device)
-    reporter, folder = Reporter(quiet), RunFolder(out)
-    job = Job(folder, reporter)
-    stored = read_plan(plan or folder.plan)
-    folder.prepare(folder.finished()[1:] if plan is None else folder.finished(), force=force)
-    inputs = source.load().without(stored.constraints.exclude if stored.constraints else ())
-    chosen = job.edited(stored, inputs.network)
-    judged = job.finalize(inputs, job.profile_of(chosen, profile), [chosen], making)
-    kept = judged.kept.plan
-    held_out = job.judge_held_out(inputs, [judged.kept.finalized])
-    if held_out:
-        kept = kept.model_copy(update={"measured": held_out[0]})
-    job.save(inputs, kept, judged.kept.finalized)
-    report_plan(kept, folder, reporter, json_)
-
-
-for stage in (frontier, evaluate, show, plot, export, latency):
+for stage in (profile, solve, finalize, frontier, evaluate, show, plot, export, latency):
     app.command()(stage)

@@ -9,14 +9,17 @@ from typing import Annotated
 import typer
 
 from ..quantizer import PointFit, Rounding, StepSearch
-from ..reconstruct import Correction
+from ..reconstruct import BlockLoss, Correction, Granularity, PresetName
 from ..sensitivity import Labels
-from .choices import AfterChoice, MethodChoice, ObjectiveChoice, ScoresChoice
+from .bundle import defaults_of
+from .choices import AfterChoice, AfterOrAutoChoice, MethodChoice, ObjectiveChoice, ScoresChoice
 
 __all__ = [
     "OPTIONS",
     "OUT",
     "AfterArg",
+    "AfterOrAutoArg",
+    "BlockLossArg",
     "BudgetArg",
     "ComparedBudgetArg",
     "ConstraintsArg",
@@ -26,12 +29,14 @@ __all__ = [
     "DeviceArg",
     "DocumentArg",
     "DrawsArg",
+    "DropArg",
     "EvalArg",
     "ExcludeArg",
     "FitArg",
     "ForbidArg",
     "ForceArg",
     "FromArg",
+    "GranularityArg",
     "IterationsArg",
     "JsonArg",
     "LabelsArg",
@@ -49,6 +54,7 @@ __all__ = [
     "PinArg",
     "PlanArg",
     "PowerArg",
+    "PresetArg",
     "ProfileArg",
     "ProfileUnitArg",
     "QuietArg",
@@ -149,11 +155,16 @@ ScoresArg = Annotated[
         rich_help_panel=SCORES,
     ),
 ]
-AfterArg = Annotated[
-    AfterChoice,
+AFTER = (
+    "What makes the weights of the options that are scored: nearest, or gptq, adaquant (layer by layer) or "
+    "brecq (block by block, briefly), which rank options as they will be after such a method"
+)
+AfterArg = Annotated[AfterChoice, typer.Option(help=f"{AFTER}.", rich_help_panel=SCORES)]
+AfterOrAutoArg = Annotated[
+    AfterOrAutoChoice,
     typer.Option(
-        help="What makes the weights of the options that are scored: rounding to nearest, or GPTQ, which "
-        "ranks options as they will be after --method gptq or brecq.",
+        "--after",
+        help=f"{AFTER}. auto: plans by nearest and by gptq compete, and what measures better is kept.",
         rich_help_panel=SCORES,
     ),
 ]
@@ -229,6 +240,26 @@ MaxDropArg = Annotated[
         rich_help_panel=LIMITS,
     ),
 ]
+
+
+def _apply_preset(context: typer.Context, name: PresetName | None) -> PresetName | None:
+    """Let the preset's settings be the defaults of this command."""
+    if name is not None:
+        context.default_map = {**(context.default_map or {}), **defaults_of(PresetName(name))}
+    return name
+
+
+PresetArg = Annotated[
+    PresetName | None,
+    typer.Option(
+        help="A published method as a whole: options, unit, objective, scores, method, corrections, and 8 "
+        "bits in the first and the last layer (not all-low-bit). What is given beside it holds.",
+        is_eager=True,
+        callback=_apply_preset,
+        show_default=False,
+        rich_help_panel=LIMITS,
+    ),
+]
 TableArg = Annotated[
     list[str] | None,
     typer.Option(
@@ -281,6 +312,35 @@ ManyMethodArg = Annotated[
 IterationsArg = Annotated[
     int | None,
     typer.Option(min=1, max=10**6, help="Iterations of learning per layer or block.", rich_help_panel=RUN),
+]
+GranularityArg = Annotated[
+    Granularity | None,
+    typer.Option(
+        help="What learns together under brecq: a layer, a block (the default), all blocks of one "
+        "resolution, or the network.",
+        show_default=False,
+        rich_help_panel=RUN,
+    ),
+]
+BlockLossArg = Annotated[
+    BlockLoss | None,
+    typer.Option(
+        help="What brecq and adaround minimise at the output of a block or layer: mse, the default, or "
+        "fisher, squared errors weighted by what they do to the network's output.",
+        show_default=False,
+        rich_help_panel=RUN,
+    ),
+]
+DropArg = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        max=1.0,
+        help="Share of a block's inputs that brecq and adaround take from the float network, drawn anew at "
+        "every step; default 0.",
+        show_default=False,
+        rich_help_panel=RUN,
+    ),
 ]
 CorrectArg = Annotated[
     list[Correction] | None,

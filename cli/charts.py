@@ -26,16 +26,17 @@ __all__ = ["draw_charts"]
 
 
 def draw_charts(
-    folder: RunFolder, profile: Profile, arrays: ProfileArrays | None, plan: Plan | None
+    folder: RunFolder, profile: Profile | None, arrays: ProfileArrays | None, plan: Plan | None
 ) -> list[str]:
     """Draw what the documents allow, each as PNG and SVG; names of the files."""
-    figures = {"sensitivity": draw_sensitivity(sensitivity_data(profile, plan))}
-    if plan is not None:
+    figures = {} if profile is None else {"sensitivity": draw_sensitivity(sensitivity_data(profile, plan))}
+    if plan is not None and profile is not None:
         # A uniform plan that was kept stands on the curve of the layer plans it competed with.
         unit = plan.unit if arrays is not None else "layer"
         curve = pareto_curve(pose(profile, arrays, unit, constraints=plan.constraints).problem)
         point, uniform = _points(profile, arrays, plan)
         figures["pareto"] = draw_pareto(pareto_data(curve, plan.complexity, plan=point, uniform=uniform))
+    if plan is not None:
         figures["plan"] = draw_plan(plan_data(plan))
     written: list[str] = []
     for name, figure in figures.items():

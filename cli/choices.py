@@ -6,7 +6,7 @@ import enum
 
 from ..sensitivity import Objective
 
-__all__ = ["AfterChoice", "MethodChoice", "ObjectiveChoice", "ScoresChoice"]
+__all__ = ["AfterChoice", "AfterOrAutoChoice", "MethodChoice", "ObjectiveChoice", "ScoresChoice"]
 
 
 class ObjectiveChoice(enum.StrEnum):
@@ -38,6 +38,18 @@ class AfterChoice(enum.StrEnum):
 
     NEAREST = "nearest"
     GPTQ = "gptq"
+    ADAQUANT = "adaquant"
+    BRECQ = "brecq"
+
+
+class AfterOrAutoChoice(enum.StrEnum):
+    """The same where plans are finalized, so that two kinds can compete."""
+
+    NEAREST = "nearest"
+    GPTQ = "gptq"
+    ADAQUANT = "adaquant"
+    BRECQ = "brecq"
+    AUTO = "auto"
 
 
 class ScoresChoice(enum.StrEnum):

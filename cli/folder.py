@@ -26,6 +26,11 @@ class RunFolder:
         return self.path / "profile.json"
 
     @property
+    def second_profile(self) -> Path:
+        """Scores of the second kind where two compete."""
+        return self.path / "profile-2.json"
+
+    @property
     def parts(self) -> Path:
         """Partial sums of a profile that is being measured."""
         return self.path / "profile.parts"

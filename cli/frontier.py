@@ -22,18 +22,21 @@ from .arguments import (
     OPTIONS,
     OUT,
     AfterArg,
+    BlockLossArg,
     ConstraintsArg,
     CorrectArg,
     CountArg,
     DataArg,
     DeviceArg,
     DrawsArg,
+    DropArg,
     EvalArg,
     ExcludeArg,
     FitArg,
     ForbidArg,
     ForceArg,
     FromArg,
+    GranularityArg,
     IterationsArg,
     JsonArg,
     LabelsArg,
@@ -102,6 +105,9 @@ def frontier(
     unit: UnitArg = "auto",
     method: ManyMethodArg = MethodChoice.AUTO,
     iterations: IterationsArg = None,
+    granularity: GranularityArg = None,
+    block_loss: BlockLossArg = None,
+    drop: DropArg = None,
     correct: CorrectArg = None,
     out: OutArg = OUT,
     force: ForceArg = False,
@@ -124,7 +130,7 @@ def frontier(
     scoring = scoring_of(
         options, scores, after, labels, draws, seed, search, p, rounding, points, memory, unit
     )
-    making = making_of(method, iterations, correct, seed, memory)
+    making = making_of(method, iterations, granularity, block_loss, drop, correct, seed, memory)
     source = source_of(model, weights, data, eval_data, mean, std, samples, device)
     reporter, folder = Reporter(quiet), RunFolder(out)
     folder.prepare((folder.frontier,), force=force)

@@ -8,7 +8,18 @@ from dataclasses import dataclass
 from ..allocator import Plan
 from ..errors import InputError
 from ..network import Data, Network
-from ..reconstruct import Compared, Corrected, Correction, Finalized, Method, MethodName, method_named
+from ..reconstruct import (
+    BlockLoss,
+    Compared,
+    Corrected,
+    Correction,
+    Finalized,
+    Granularity,
+    LearningChoices,
+    Method,
+    MethodName,
+    method_named,
+)
 from .choices import MethodChoice
 from .console import Reporter
 from .folder import RunFolder
@@ -25,27 +36,30 @@ class Making:
     ----------
     method : MethodName or None
         None chooses the cheapest that is near the best.
-    iterations : int or None
-        Of learned rounding; None: its default.
+    choices : LearningChoices
+        Of what is learned.
     corrections : tuple of Correction
         What is corrected after the method, in this order.
     seed, memory_bytes : int
     """
 
     method: MethodName | None
-    iterations: int | None
+    choices: LearningChoices
     corrections: tuple[Correction, ...]
     seed: int
     memory_bytes: int
 
     def named(self, name: MethodName) -> Method:
         """A method with these settings."""
-        return method_named(name, iterations=self.iterations, seed=self.seed, memory_bytes=self.memory_bytes)
+        return method_named(name, choices=self.choices, seed=self.seed, memory_bytes=self.memory_bytes)
 
     def state(self, plan: Plan) -> Plan:
-        """The plan with what was corrected after the method that it names."""
-        assert plan.reconstruction is not None
-        how = plan.reconstruction.model_copy(update={"corrections": tuple(map(str, self.corrections))})
+        """The plan with the choices of the method that it names, and what was corrected after it."""
+        how = plan.reconstruction
+        assert how is not None
+        name = MethodName(how.method)
+        stated = self.choices.stated() if name.has_iterations else {}
+        how = how.model_copy(update={"choices": stated, "corrections": tuple(map(str, self.corrections))})
         return plan.model_copy(update={"reconstruction": how})
 
     def of_many(self) -> Method:
@@ -68,6 +82,9 @@ class Making:
 def making_of(
     method: MethodChoice,
     iterations: int | None,
+    granularity: Granularity | None,
+    block_loss: BlockLoss | None,
+    drop: float | None,
     corrections: Sequence[Correction] | None,
     seed: int,
     memory: str,
@@ -77,7 +94,7 @@ def making_of(
     Raises
     ------
     InputError
-        Iterations for a method that has none.
+        Iterations for a method that has none, or choices of learned rounding for another.
     """
     name = None if method is MethodChoice.AUTO else MethodName(method.value)
     if iterations is not None and name is not None and not name.has_iterations:
@@ -85,7 +102,17 @@ def making_of(
             f"--iterations {iterations} is for what is learned, and --method {name} has none; give --method "
             "brecq, adaround or adaquant, or leave it out"
         )
-    return Making(name, iterations, tuple(corrections or ()), seed, bytes_of(memory))
+    choices = LearningChoices(iterations, granularity, block_loss, drop)
+    for option, value in (("granularity", granularity), ("block-loss", block_loss), ("drop", drop)):
+        # AdaRound is the granularity of layers.
+        has = name is MethodName.BRECQ or (name is MethodName.ADAROUND and option != "granularity")
+        if value is not None and name is not None and not has:
+            others = "brecq" if option == "granularity" else "brecq or adaround"
+            raise InputError(
+                f"--{option} {value} is for learned rounding, and --method {name} has none; give --method "
+                f"{others}, or leave it out"
+            )
+    return Making(name, choices, tuple(corrections or ()), seed, bytes_of(memory))
 
 
 def compared_line(compared: Compared) -> str:

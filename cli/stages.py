@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -37,6 +37,7 @@ from ..sensitivity import (
     solve_plan,
     write_profile,
 )
+from .bundle import points_plan
 from .console import Reporter
 from .folder import RunFolder
 from .inputs import Inputs
@@ -57,12 +58,23 @@ class Job:
     reporter: Reporter
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def profile(
+    def profiles(
         self, inputs: Inputs, scoring: Scoring, *, force: bool
+    ) -> list[tuple[Profile, ProfileArrays | None]]:
+        """The profile, or those that compete."""
+        places = (self.folder.profile, self.folder.second_profile)
+        kinds = scoring.kinds()
+        return [
+            self.profile(inputs, kind, force=force, where=place)
+            for kind, place in zip(kinds, places[: len(kinds)], strict=True)
+        ]
+
+    def profile(
+        self, inputs: Inputs, scoring: Scoring, *, force: bool, where: Path | None = None
     ) -> tuple[Profile, ProfileArrays | None]:
         """The profile in the folder where it fits the inputs, else a new one."""
         network, data = inputs.network, inputs.calibration
-        where = self.folder.profile
+        where = where or self.folder.profile
         if where.exists():
             wanted = profile_fingerprint(
                 network,
@@ -142,6 +154,13 @@ class Job:
         self._took("solve", began)
         return plans
 
+    def points(self, inputs: Inputs, limits: Limits, scoring: Scoring) -> Plan:
+        """The plan of points by output error."""
+        began = time.perf_counter()
+        plan = points_plan(inputs, limits, scoring)
+        self._took("solve", began)
+        return plan
+
     def refine(
         self, inputs: Inputs, profile: Profile, arrays: ProfileArrays | None, plan: Plan, evaluations: int
     ) -> Plan:
@@ -192,8 +211,8 @@ class Job:
         kept = replace(kept, plan=making.state(plan))
         return Judged(kept, (kept,), None)
 
-    def profile_of(self, plan: Plan, path: Path | None) -> Profile | None:
-        """The profile a plan was solved from, at `path` or else in the folder.
+    def profiles_of(self, plan: Plan, path: Path | None) -> list[Profile]:
+        """The profile a plan was solved from, at `path` or else in the folder; empty where it is not there.
 
         In the folder it need not be, and is not looked for where the plan was edited by hand: what a person
         chose gives way to nothing.
@@ -204,24 +223,27 @@ class Job:
             The profile at `path` is not the plan's.
         """
         if path is None and (plan.certificate is None or not self.folder.profile.exists()):
-            return None
+            return []
         profile, _ = read_profile(path or self.folder.profile)
         if profile.fingerprint.text() == plan.profile:
-            return profile
+            return [profile]
         if path is None:
-            return None
+            return []
         raise InputError(
             f"the plan was solved from profile {plan.profile}, but {path} is {profile.fingerprint.text()}; "
             "give the plan's own profile, or none"
         )
 
-    def finalize(self, inputs: Inputs, profile: Profile | None, plans: list[Plan], making: Making) -> Judged:
+    def finalize(
+        self, inputs: Inputs, profiles: Sequence[Profile], plans: list[Plan], making: Making
+    ) -> Judged:
         """Integer weights of the best of the plans by loss measured on the calibration data.
 
-        Where the profile is at hand, the best uniform plan competes too.
+        Where a profile is at hand, the best uniform plan competes too; plans of several profiles say what
+        came of those of each.
         """
         began = time.perf_counter()
-        uniform = best_uniform_plan(profile, plans[-1]) if profile is not None else None
+        uniform = best_uniform_plan(profiles[-1], plans[-1]) if profiles else None
         judged = contest(
             inputs.network,
             plans,
@@ -233,8 +255,18 @@ class Job:
             on_compared=lambda compared: self.reporter.say(compared_line(compared)),
         )
         self._took("finalize", began)
-        kept = judged.kept
-        return replace(judged, kept=replace(kept, plan=making.state(kept.plan)))
+        plan = making.state(judged.kept.plan)
+        if len(profiles) > 1 and plan.reconstruction is not None:
+            # Plans that GPTQ left far behind were not finalized by a dearer method.
+            losses = {
+                profile.after: [each.quality.loss for each in judged.plans if each.plan.profile == name]
+                for profile in profiles
+                for name in (profile.fingerprint.text(),)
+            }
+            least = {after: min(found) for after, found in losses.items() if found}
+            how = plan.reconstruction.model_copy(update={"scores": least})
+            plan = plan.model_copy(update={"reconstruction": how})
+        return replace(judged, kept=replace(judged.kept, plan=plan))
 
     def finalizer(self, inputs: Inputs, making: Making) -> Callable[[Plan], Finalized]:
         """What turns one plan of many into integer weights, with a bar."""

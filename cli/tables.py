@@ -16,7 +16,7 @@ from ..allocator import (
     parse_tolerance,
     parse_unit,
 )
-from ..reconstruct import MethodName
+from ..reconstruct import PRESETS, MethodName, PresetName
 from ..sensitivity import Profile
 
 __all__ = ["plan_lines", "plan_table", "profile_table", "quality_table"]
@@ -24,7 +24,8 @@ __all__ = ["plan_lines", "plan_table", "profile_table", "quality_table"]
 
 def plan_table(plan: Plan) -> Table:
     """How every layer is stored."""
-    table = Table(title=f"plan for {', '.join(plan.budgets)}, chosen per {plan.unit}")
+    preset = f", preset {plan.preset}" if plan.preset else ""
+    table = Table(title=f"plan for {', '.join(plan.budgets)}, chosen per {plan.unit}{preset}")
     table.add_column("layer", overflow="fold")
     table.add_column("weights", justify="right")
     strips = "strips of inputs" if parse_unit(plan.unit).cut else "channels"
@@ -63,7 +64,11 @@ def plan_lines(plan: Plan) -> list[str]:
     """What is proven and what the guard did, a sentence each."""
     lines = []
     certificate = plan.certificate
-    if certificate is None:
+    if plan.preset in PRESETS:
+        lines.append(f"preset {plan.preset}: {PRESETS[PresetName(plan.preset)].summary}")
+    if certificate is None and plan.profile.startswith("none"):
+        lines.append("no certificate: the points were chosen by output errors, not solved for")
+    elif certificate is None:
         lines.append("no certificate: the plan was edited by hand or kept by measurement")
     else:
         lines.append(
@@ -74,6 +79,9 @@ def plan_lines(plan: Plan) -> list[str]:
     lines.extend(_cost_line(plan, name, cost) for name, cost in plan.complexity.costs.items())
     if plan.reconstruction is not None:
         lines.append(_method_line(plan.reconstruction))
+        if plan.reconstruction.scores:
+            found = ", ".join(f"{after} {loss:.3g}" for after, loss in plan.reconstruction.scores.items())
+            lines.append(f"plans by scores of several kinds competed; least loss by kind: {found}")
     if plan.refinement is not None:
         moves = plan.refinement
         lines.append(
@@ -91,7 +99,9 @@ def plan_lines(plan: Plan) -> list[str]:
 
 def _method_line(how: Reconstruction) -> str:
     """How the weights were found, and why so."""
-    by = " and then ".join((how.method, *how.corrections))
+    chosen = ", ".join(f"{name} {value}" for name, value in how.choices.items())
+    method = f"{how.method} ({chosen.replace('_', ' ')})" if chosen else how.method
+    by = " and then ".join((method, *how.corrections))
     if not how.compared:
         return f"weights by {by}"
     losses = ", ".join(
@@ -144,7 +154,8 @@ def _search_lines(plan: Plan) -> list[str]:
 
 def profile_table(profile: Profile) -> Table:
     """Loss of every option of every layer."""
-    after = " by GPTQ" if profile.after == "gptq" else ""
+    after = f" by {profile.after.upper()}" if profile.after in ("gptq", "brecq") else ""
+    after = " by AdaQuant" if profile.after == "adaquant" else after
     table = Table(
         title=f"KL to float when one layer is quantized{after}, {profile.method}, {profile.samples} samples"
     )

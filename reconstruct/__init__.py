@@ -3,6 +3,7 @@
 from .adaquant import AdaQuant
 from .bias_correction import correct_biases
 from .bias_tuning import tune_biases
+from .block_options import BlockOptions
 from .contest import Compared, contest
 from .corrections import Corrected, Correction, correct
 from .drop import can_measure
@@ -17,14 +18,19 @@ from .lossless import Way, find_least
 from .match_statistics import match_statistics
 from .method import Method, Nearest, Progress
 from .multipoint import multipoint_plan
-from .named import MethodName, method_named
-from .options import GptqOptions
+from .named import BlockLoss, LearningChoices, MethodName, method_named
+from .options import AdaQuantOptions, GptqOptions
+from .presets import PRESETS, Preset, PresetName
 from .rounding import LearnedRounding, UnitReport
 from .straight_through import StraightThrough
 from .units import Granularity
 
 __all__ = [
+    "PRESETS",
     "AdaQuant",
+    "AdaQuantOptions",
+    "BlockLoss",
+    "BlockOptions",
     "Candidate",
     "Compared",
     "Corrected",
@@ -38,9 +44,12 @@ __all__ = [
     "Lapq",
     "LearnedRounding",
     "Learning",
+    "LearningChoices",
     "Method",
     "MethodName",
     "Nearest",
+    "Preset",
+    "PresetName",
     "Progress",
     "StoredLayer",
     "StoredPart",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -29,6 +29,7 @@ def multipoint_plan(
     most_points: int,
     budget: str,
     *,
+    fixed: Mapping[str, Option] | None = None,
     positions: int = 32,
     memory_bytes: int = 2**31,
 ) -> Plan:
@@ -53,6 +54,8 @@ def multipoint_plan(
         2 to 8.
     budget : str
         Of the size, such as ``4.5b`` or ``300KiB``; see `parse_budget`.
+    fixed : mapping of str to Option, optional
+        Layers that have an option of their own whatever their errors, such as the first and the last.
     positions : int
         Output positions of a layer that are looked at, as `Gptq` has them.
     memory_bytes : int
@@ -86,10 +89,13 @@ def multipoint_plan(
         )
     options = tuple(replace(base, points=count) for count in range(1, most_points + 1))
     errors = _channel_errors(network, data, options, positions, memory_bytes)
-    size = _Size(network, options)
+    size = _Size(network, options, fixed or {})
     limit = parse_budget(budget).bits(size.weight_count, size.fixed_bits, network.float_bits)
     # Ascending: the first gives all channels all points, the last leaves them at one.
-    thresholds = [-1.0, *sorted({value for error in errors for value in error[:-1].flatten().tolist()})]
+    free = [
+        error for layer, error in zip(network.layers, errors, strict=True) if layer.name not in size.fixed
+    ]
+    thresholds = [-1.0, *sorted({value for error in free for value in error[:-1].flatten().tolist()})]
     least, most = (size.weights(_points(errors, thresholds[end])) for end in (-1, 0))
     if least > limit:
         raise InfeasibleError(
@@ -149,6 +155,18 @@ class _Size:
 
     network: Network
     options: Sequence[Option]
+    fixed: Mapping[str, Option]
+
+    @property
+    def option_set(self) -> tuple[Option, ...]:
+        """All options that may occur, each once."""
+        return tuple(dict.fromkeys((*self.options, *self.fixed.values())))
+
+    def chosen(self, name: str, counts: Sequence[int]) -> list[Option]:
+        """The option of every channel of a layer."""
+        if name in self.fixed:
+            return [self.fixed[name]] * len(counts)
+        return [self.options[count - 1] for count in counts]
 
     @property
     def weight_count(self) -> int:
@@ -162,7 +180,7 @@ class _Size:
     def layers(self, points: Sequence[Sequence[int]]) -> list[int]:
         """Bits of every layer."""
         return [
-            stored_bits([self.options[n - 1] for n in counts], layer.fan_in, len(self.options))
+            stored_bits(self.chosen(layer.name, counts), layer.fan_in, len(self.option_set))
             for layer, counts in zip(self.network.layers, points, strict=True)
         ]
 
@@ -177,7 +195,7 @@ class _Size:
             LayerPlan.from_strips(
                 layer.name,
                 shapes[layer.name],
-                [str(self.options[n - 1]) for n in counts],
+                [str(option) for option in self.chosen(layer.name, counts)],
                 size_bits=size_bits,
                 predicted_loss=0.0,
                 mean_bits=size_bits / (layer.channels * layer.fan_in),
@@ -197,7 +215,7 @@ class _Size:
             ),
             predicted_loss=0.0,
             profile="none: multipoint by output error",
-            options=tuple(map(str, self.options)),
+            options=tuple(map(str, self.option_set)),
             quantizer=Quantizer(fit=PointFit.GREEDY).settings(),
             assignment=assignment_digest(layers),
             versions={},

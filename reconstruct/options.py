@@ -1,4 +1,4 @@
-"""What GPTQ makes of a layer's weight under every option at once: weights for scores, not for storing."""
+"""What GPTQ and AdaQuant make of a layer's weight under every option at once: weights for scores."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from ..quantizer import Option, Quantizer
 from .activations import ActivationStore
 from .finalize import StoredLayer, StoredPart
 from .gptq import Gptq, gptq_layer
+from .gram import InputGram
 from .layer_inputs import input_gram
+from .output_error import OutputError
+from .straight_through import StraightThrough, learn_layer
 from .streams import Streams, walkable_blocks
 
-__all__ = ["GptqOptions"]
+__all__ = ["AdaQuantOptions", "GptqOptions"]
 
 
 class GptqOptions:
@@ -40,8 +43,6 @@ class GptqOptions:
     -----
     The network is walked through as layers are asked for; asking in network order walks once.
     """
-
-    name = "gptq"
 
     def __init__(
         self, network: Network, data: Data, quantizer: Quantizer, settings: Gptq | None = None
@@ -69,8 +70,11 @@ class GptqOptions:
             cross=False,
             positions=self._settings.positions,
         )
-        rounded = gptq_layer(weight.repeat_interleave(count, 0), inputs, together, self._settings)
-        return rounded.dequantize().view(len(weight), count, -1)
+        return self._made(weight.repeat_interleave(count, 0), inputs, together).view(len(weight), count, -1)
+
+    def _made(self, weight: Tensor, inputs: InputGram, together: StoredLayer) -> Tensor:
+        """Weights of all rows under their options, from where rounding to nearest puts them."""
+        return gptq_layer(weight, inputs, together, self._settings).dequantize()
 
     def _streams(self, layer: Layer) -> Streams:
         """The float network's values at the entry of the layer's block."""
@@ -81,3 +85,37 @@ class GptqOptions:
         self._walk.advance(self._blocks[wanted].entry)
         self._at = wanted
         return self._walk
+
+
+class AdaQuantOptions(GptqOptions):
+    """Weights of single layers after AdaQuant on the float network's inputs, its parallel form.
+
+    As `GptqOptions`, and from where GPTQ arrives codes and steps of all options are learned together.
+    Biases stay, since scores are of weights.
+
+    Parameters
+    ----------
+    network, data, quantizer, settings
+        As for `GptqOptions`.
+    learning : StraightThrough, optional
+
+    References
+    ----------
+    Hubara et al., "Accurate post training quantization with small calibration sets", ICML 2021: its integer
+    programme takes the loss of layers that were quantized in parallel.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        data: Data,
+        quantizer: Quantizer,
+        settings: Gptq | None = None,
+        learning: StraightThrough | None = None,
+    ) -> None:
+        super().__init__(network, data, quantizer, settings)
+        self._learning = learning or StraightThrough()
+
+    def _made(self, weight: Tensor, inputs: InputGram, together: StoredLayer) -> Tensor:
+        start = gptq_layer(weight, inputs, together, self._settings)
+        return learn_layer(start, OutputError.of(inputs, weight), self._learning).dequantize()

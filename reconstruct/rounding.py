@@ -153,7 +153,7 @@ class LearnedRounding:
                     report = None
                     found = kept.load(count, [done[layer.name] for layer in layers])
                     if found is None:
-                        report = self._learn(streams, block, layers, done, count)
+                        report = self.learn_unit(streams, block, layers, done, count)
                         kept.save(count, [done[layer.name] for layer in layers])
                     else:
                         for layer, stored in zip(layers, found.layers, strict=True):
@@ -162,7 +162,7 @@ class LearnedRounding:
                     count += 1
                     yield report, count, total
 
-    def _learn(
+    def learn_unit(
         self,
         streams: Streams,
         block: Block,
@@ -170,7 +170,19 @@ class LearnedRounding:
         done: dict[str, StoredLayer],
         number: int,
     ) -> UnitReport:
-        """Learn one unit; its layers join the quantized network and `done`."""
+        """Learn one unit; its layers join the quantized network and `done`.
+
+        Parameters
+        ----------
+        streams : Streams
+            With the float network's values too, and the cut at the entry of the block.
+        block, layers
+            The unit: all layers of the block, or one of them.
+        done : dict of str to StoredLayer
+            Its layers as nearest rounding stores them.
+        number : int
+            Of the unit, for the draws.
+        """
         began = time.perf_counter()
         network = streams.network
         before = dict(streams.replaced)

@@ -13,6 +13,7 @@ from .merge import merge_scores
 from .planning import best_uniform_plan, budget_bits, solve_plan, uniform_plans
 from .problems import Posed, pose, problem_of
 from .profile import (
+    After,
     LayerProfile,
     OptionScore,
     Profile,
@@ -29,6 +30,7 @@ from .uniform import uniform_options
 
 __all__ = [
     "MOST_REGRET",
+    "After",
     "ExactScores",
     "FisherScores",
     "FisherSettings",

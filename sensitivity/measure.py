@@ -20,7 +20,7 @@ from .candidates import OptionWeights, cut_of, layer_options
 from .exact import ExactScores, score_exact
 from .feasible import ledger_of
 from .fisher import FisherScores, FisherSettings, score_fisher
-from .profile import Fingerprint, LayerProfile, OptionScore, Profile, ProfileArrays
+from .profile import After, Fingerprint, LayerProfile, OptionScore, Profile, ProfileArrays
 
 __all__ = [
     "check_cut",
@@ -32,7 +32,6 @@ __all__ = [
 ]
 
 Method = Literal["fisher", "exact"]
-After = Literal["nearest", "gptq"]
 
 
 def profile_fingerprint(
@@ -107,7 +106,7 @@ def measure_profile(
         In the order in which they shall stand, by `parse_options`.
     method : "fisher" or "exact"
         See `score_fisher` and `score_exact`.
-    after : "nearest" or "gptq"
+    after : "nearest", "gptq", "adaquant" or "brecq"
         What makes the `weights`, for the profile.
     weights : callable, optional
         Weights of the options, such as those that GPTQ makes of them; default: rounded to nearest.

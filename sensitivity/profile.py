@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import prod
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
@@ -18,6 +18,7 @@ from ..errors import InputError
 from ..quantizer import Option, parse_option
 
 __all__ = [
+    "After",
     "Fingerprint",
     "LayerProfile",
     "OptionScore",
@@ -31,6 +32,8 @@ __all__ = [
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 Count = Annotated[int, Field(ge=0)]
+After: TypeAlias = Literal["nearest", "gptq", "adaquant", "brecq"]
+"""What made the options' weights that were scored."""
 
 
 class _Document(BaseModel):
@@ -173,7 +176,7 @@ class Profile(_Document):
     ----------
     version : 1
     method : "fisher" or "exact"
-    after : "nearest" or "gptq"
+    after : "nearest", "gptq", "adaquant" or "brecq"
         What made the options' weights that were scored.
     labels, draws
         How directions were drawn (Fisher only).
@@ -206,7 +209,7 @@ class Profile(_Document):
 
     version: Literal[1] = 1
     method: Literal["fisher", "exact"]
-    after: Literal["nearest", "gptq"] = "nearest"
+    after: After = "nearest"
     labels: Text | None = None
     draws: Count = 0
     data: Text

@@ -75,6 +75,23 @@ def test_learned_weights_are_better_than_gptq_and_gptq_than_nearest(allocate: An
     assert losses[2] < losses[1]
 
 
+def test_what_was_chosen_of_learned_rounding_is_used_and_stated(
+    allocate: Any, fast: tuple[str, ...], packed: Any, tmp_path: Path
+) -> None:
+    common = ("--budget", "2.6b", *fast, "--unit", "layer", "--method", "brecq", "--iterations", "20")
+    chosen = ("--granularity", "stage", "--block-loss", "fisher", "--drop", "0.5")
+    outcome = allocate(*common, *chosen, "--out", tmp_path / "chosen")
+    assert outcome.code == 0, outcome
+    how = apportion.read_plan(tmp_path / "chosen" / "plan.json").reconstruction
+    assert how is not None
+    assert how.choices == {"iterations": 20, "granularity": "stage", "block_loss": "fisher", "drop": 0.5}
+    shown = "weights by brecq (iterations 20, granularity stage, block loss fisher, drop 0.5)"
+    assert shown in " ".join(outcome.out.split())
+
+    assert allocate(*common, "--out", tmp_path / "plain").code == 0
+    assert packed(tmp_path / "plain") != packed(tmp_path / "chosen")
+
+
 def test_auto_says_what_it_compared(allocate: Any, fast: tuple[str, ...], tmp_path: Path) -> None:
     outcome = allocate("--budget", "3b", *fast, "--iterations", "50", "--out", tmp_path / "run")
     assert outcome.code == 0, outcome
@@ -122,6 +139,34 @@ def test_scores_after_gptq_are_another_profile(allocate: Any, refused: Any, tmp_
     assert "measured with other inputs" in refused("profile", *few, "--out", tmp_path / "run")
 
 
+@pytest.mark.parametrize("after", ["adaquant", "brecq"])
+def test_scores_may_be_of_what_a_dear_method_makes(allocate: Any, tmp_path: Path, after: str) -> None:
+    few = ("--samples", "16", "--options", "w2,w4")
+    assert allocate("profile", *few, "--after", after, "--out", tmp_path / after).code == 0
+    profile = apportion.read_profile(tmp_path / after / "profile.json")[0]
+    assert profile.after == after
+
+
+def test_plans_by_two_kinds_of_scores_compete_and_the_better_is_kept(
+    allocate: Any, fast: tuple[str, ...], tmp_path: Path
+) -> None:
+    common = ("--budget", "2.6b", *fast, "--unit", "layer", "--method", "gptq", "--json")
+    outcome = allocate(*common, "--after", "auto", "--out", tmp_path / "auto")
+    assert outcome.code == 0, outcome
+    plan = apportion.read_plan(tmp_path / "auto" / "plan.json")
+    assert plan.reconstruction is not None
+    scores = plan.reconstruction.scores
+    assert list(scores) == ["nearest", "gptq"]
+    profiles = [apportion.read_profile(tmp_path / "auto" / f"profile{end}.json")[0] for end in ("", "-2")]
+    assert [profile.after for profile in profiles] == list(scores)
+    better = min(profiles, key=lambda profile: scores[profile.after])
+    assert plan.profile == better.fingerprint.text()
+    assert "least loss by kind: nearest" in " ".join(allocate("show", tmp_path / "auto").out.split())
+    for profile in profiles:
+        alone = allocate(*common, "--after", profile.after, "--out", tmp_path / profile.after).json
+        assert alone["plan"]["profile"] == profile.fingerprint.text()
+
+
 def test_a_plan_is_finalized_by_the_method_asked_for(allocate: Any, finished: Path) -> None:
     outcome = allocate(
         "finalize", "--force", "--samples", "64", "--method", "gptq", "--json", "--out", finished
@@ -138,6 +183,13 @@ def test_a_plan_is_finalized_by_the_method_asked_for(allocate: Any, finished: Pa
         (("--budget", "4b", "--iterations", "0"), "--iterations"),
         (("profile", "--until-stable", "--after", "gptq"), "leave one of the two out"),
         (("frontier", "--method", "nearest", "--iterations", "9"), "--method nearest has none"),
+        (("--budget", "4b", "--method", "gptq", "--drop", "0.5"), "give --method brecq or adaround"),
+        (("--budget", "4b", "--method", "adaround", "--granularity", "block"), "give --method brecq, or"),
+        (("--lossless", "--after", "auto"), "takes one kind of scores"),
+        (("profile", "--after", "auto"), "--after"),
+        (("finalize", "--method", "lapq", "--block-loss", "fisher"), "--method lapq has none"),
+        (("--budget", "4b", "--method", "brecq", "--drop", "1.5"), "--drop"),
+        (("--budget", "4b", "--method", "brecq", "--granularity", "pixel"), "--granularity"),
     ],
 )
 def test_what_cannot_be_is_refused(

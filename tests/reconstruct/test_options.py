@@ -1,4 +1,4 @@
-"""GPTQ of all options at once is GPTQ of each alone."""
+"""GPTQ of all options at once is GPTQ of each alone; AdaQuant and learned blocks improve on it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,17 @@ import pytest
 import torch
 
 from apportion.allocator import LayerCut, Plan
-from apportion.network import Data, Network, from_rows
+from apportion.network import Data, LayerCall, Network, from_rows
 from apportion.quantizer import Quantizer, parse_options
-from apportion.reconstruct import Gptq, GptqOptions
+from apportion.reconstruct import (
+    AdaQuantOptions,
+    BlockOptions,
+    Gptq,
+    GptqOptions,
+    LearnedRounding,
+    Learning,
+    StraightThrough,
+)
 from apportion.sensitivity import measure_profile
 
 Assign = Callable[[Mapping[str, Sequence[str]]], Plan]
@@ -71,3 +79,63 @@ def test_scores_after_gptq_are_those_of_its_weights(network: Network, data: Data
     logs = reference.log_softmax(-1)
     loss = (logs.exp() * (logs - changed.log_softmax(-1))).sum(-1).mean()
     assert exact.layers[4].scores[1].loss == pytest.approx(float(loss), rel=1e-4)
+
+
+def leaving(network: Network, data: Data, name: str) -> torch.Tensor:
+    """What leaves a layer."""
+    found = []
+
+    def watch(call: LayerCall, entering: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        if call.layer.name == name:
+            found.append(output)
+        return output
+
+    network.run(data.inputs, on_layer=watch)
+    return torch.cat(found)
+
+
+def test_adaquant_of_all_options_leaves_less_output_error_than_gptq(network: Network, data: Data) -> None:
+    options, few = parse_options("w2,w3,w2x2"), Data(data.inputs[:64], None, data.name)
+    learned = AdaQuantOptions(network, few, Quantizer(), learning=StraightThrough(iterations=40))
+    errors = []
+    for every in (GptqOptions(network, few, Quantizer()), learned):
+        total = 0.0
+        for layer in network.layers[:4]:
+            target = leaving(network, few, layer.name)
+            made = every(layer, options, LayerCut(layer.channels, layer.fan_in))
+            for column in range(len(options)):
+                changed = network.replace({layer.weight: from_rows(layer, made[:, column])})
+                total += float((leaving(changed, few, layer.name) - target).square().mean())
+        errors.append(total)
+    assert errors[1] < errors[0]
+
+
+def test_a_block_is_as_learned_rounding_of_a_plan_leaves_it_on_the_same_inputs(
+    network: Network, data: Data, plan: Plan, assign: Assign
+) -> None:
+    few, options = Data(data.inputs[:48], None, data.name), parse_options("w2,w4")
+    method = LearnedRounding(learning=Learning(iterations=30))
+    every = BlockOptions(network, few, Quantizer(), options, method)
+    whole = method.finalize(
+        network, assign({layer.name: ["w2"] * layer.shape[0] for layer in plan.layers}), few
+    )
+    stored = {layer.name: layer for layer in whole.layers}
+    # Only the first block sees the float network's inputs in a plan, too.
+    for layer in next(block for block in network.blocks if block.layers).layers:
+        made = every(layer, options, LayerCut(layer.channels, layer.fan_in))
+        assert made.shape == (layer.channels, 2, layer.fan_in)
+        torch.testing.assert_close(made[:, 0], stored[layer.name].dequantize(), rtol=0, atol=0)
+
+
+def test_blocks_may_be_asked_for_in_any_order(network: Network, data: Data) -> None:
+    few, options = Data(data.inputs[:16], None, data.name), parse_options("w2,w4g32")
+    every = BlockOptions(network, few, Quantizer(), options, LearnedRounding(learning=Learning(iterations=2)))
+
+    def weights(index: int) -> torch.Tensor:
+        layer = network.layers[index]
+        fitting = [option for option in options if option.group <= layer.fan_in]
+        return every(layer, fitting, LayerCut(layer.channels, layer.fan_in))
+
+    first = [weights(index) for index in range(len(network.layers))]
+    for index in (7, 2, 2, 0, 8):
+        assert torch.equal(weights(index), first[index])

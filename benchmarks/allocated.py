@@ -1,0 +1,267 @@
+"""Allocation for reconstruction: uniform, per layer and per channel plans of one stored size, after BRECQ.
+
+    python benchmarks/allocated.py cifar10_resnet20
+
+Plans are solved from scores of weights rounded to nearest and of those that GPTQ makes of every option, and
+all of them are reconstructed and judged on images that neither scores nor reconstruction have seen. Rows are
+kept one by one: a run that is cut goes on, and rows that are there are not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from kept import KeptRows, Row
+from methods import ENDS, JUDGED_ON, SAMPLES, uniform_plan
+from networks import NETWORKS, Subject, load_subject
+from report import Table, write_report
+
+from apportion.allocator import DropKind, Plan, average_budget
+from apportion.network import Data, Network, float_logits
+from apportion.quantizer import Option, Quantizer, parse_option, parse_options, stored_bits
+from apportion.reconstruct import (
+    Gptq,
+    GptqOptions,
+    LearnedRounding,
+    Learning,
+    Method,
+    Nearest,
+    measure_finalized,
+)
+from apportion.sensitivity import Objective, Profile, ProfileArrays, measure_profile, solve_plan
+
+BITS = ("2", "2.25", "2.5", "3", "3.5")
+OPTIONS = "w2..8"
+ENDS_ALLOWANCE = 0.05
+UNIFORM = "uniform"
+SOLVED: dict[str, tuple[str, Objective, bool]] = {
+    "per layer, nearest scores": ("layer", Objective.ADDITIVE, False),
+    "per layer, scores after GPTQ": ("layer", Objective.ADDITIVE, True),
+    "per channel, nearest scores": ("channel", Objective.ADDITIVE, False),
+    "per channel, scores after GPTQ": ("channel", Objective.ADDITIVE, True),
+    "per channel, nearest scores, joint": ("channel", Objective.JOINT, False),
+}
+ROWS = (UNIFORM, *SOLVED)
+TARGETS = {"2.25": 0.085, "2.5": 0.05}
+
+
+def main() -> None:
+    """Measure one network's rows at the average bits named on the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("network", choices=NETWORKS)
+    parser.add_argument(
+        "--bits",
+        nargs="+",
+        default=list(BITS),
+        help="average bits of the codes alone; with a b, such as 2.5b, of all that is stored",
+    )
+    parser.add_argument("--iterations", type=int, default=Learning().iterations)
+    parser.add_argument("--samples", type=int, help="calibration images")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=ROWS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    samples = arguments.samples or SAMPLES[arguments.network]
+    measure(arguments.network, arguments.bits, arguments.rows, samples, arguments.iterations)
+
+
+def measure(name: str, bits: list[str], rows: list[str], samples: int, iterations: int) -> None:
+    """Write results/allocated_<name>.{json,md}, again after every row."""
+    bench = Bench(load_subject(name, samples))
+    settings = {"samples": samples, "iterations": iterations, "options": OPTIONS}
+    kept = KeptRows(f"allocated_{name}", settings, lambda found: write(bench, samples, iterations, found))
+    for column in bits:
+        for row in rows:
+            key = f"{column}: {row}"
+            if key in kept.rows:
+                continue
+            plan = bench.plan(column, row)
+            # Rows of one budget may come to the same plan, which needs no second measurement.
+            same = (found for found in kept.rows.values() if found["assignment"] == plan.assignment)
+            kept.add(key, next(same, None) or bench.measured(plan, iterations))
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A network with what rows share; scores are measured when the first row needs them."""
+
+    subject: Subject
+
+    @property
+    def network(self) -> Network:
+        """The captured network."""
+        return self.subject.network
+
+    @cached_property
+    def judge(self) -> Data:
+        """The images that judge."""
+        held_out = self.subject.held_out
+        assert held_out.labels is not None
+        return Data(held_out.inputs[:JUDGED_ON], held_out.labels[:JUDGED_ON], held_out.name)
+
+    @cached_property
+    def reference(self) -> torch.Tensor:
+        """The float network's output there."""
+        return float_logits(self.network, self.judge)
+
+    @cached_property
+    def nearest_scores(self) -> tuple[Profile, ProfileArrays | None]:
+        """Scores of weights rounded to nearest."""
+        return measure_profile(self.network, self.subject.calibration, parse_options(OPTIONS))
+
+    @cached_property
+    def gptq_scores(self) -> tuple[Profile, ProfileArrays | None]:
+        """Scores of what GPTQ makes of every option."""
+        weights = GptqOptions(self.network, self.subject.calibration, Quantizer())
+        return measure_profile(
+            self.network, self.subject.calibration, parse_options(OPTIONS), after="gptq", weights=weights
+        )
+
+    def plan(self, column: str, row: str) -> Plan:
+        """The plan of a row within the size of its column."""
+        budget = self.budget_bits(column)
+        if row == UNIFORM:
+            return self._uniform(budget)
+        unit, objective, after_gptq = SOLVED[row]
+        scores = self.gptq_scores if after_gptq else self.nearest_scores
+        text = average_budget(budget, scores[0].weight_count)
+        return solve_plan(*scores, text, unit, objective=objective)
+
+    def budget_bits(self, column: str) -> int:
+        """Stored bits of all layers in a column, see the note on the page."""
+        layers = self.network.layers
+        count = sum(layer.channels * layer.fan_in for layer in layers)
+        if column.endswith("b"):
+            return int(float(column[:-1]) * count)
+        bits = float(column)
+        steps = sum(step_bits(layer.channels, layer.fan_in) for layer in layers)
+        size = int(bits * count) + steps
+        if bits.is_integer():
+            with_ends = _weight_bits(uniform_plan(self.network, f"w{int(bits)}"))
+            if with_ends - size <= ENDS_ALLOWANCE * count:
+                return with_ends
+        return size
+
+    def _uniform(self, budget: int) -> Plan:
+        """The largest uniform plan within the budget; first and last layer have 8 bits where that fits."""
+        options = [str(option) for option in parse_options(OPTIONS)]
+        plans = [uniform_plan(self.network, option, ends) for option in options for ends in (ENDS, option)]
+        return max((plan for plan in plans if _weight_bits(plan) <= budget), key=_weight_bits)
+
+    def measured(self, plan: Plan, iterations: int) -> Row:
+        """What a plan is worth after rounding to nearest, GPTQ and BRECQ, and what that took."""
+        brecq = LearnedRounding()
+        brecq = replace(brecq, learning=replace(brecq.learning, iterations=iterations))
+        row: Row = {
+            "assignment": plan.assignment,
+            "stored_bits": plan.complexity.average_bits,
+            "code_bits": code_bits(plan),
+            "predicted_loss": plan.predicted_loss,
+            "nearest_kl": self._quality(Nearest(), plan)["kl"],
+            "gptq_kl": self._quality(Gptq(), plan)["kl"],
+        }
+        wall, processor = time.perf_counter(), time.process_time()
+        row |= self._quality(brecq, plan)
+        row["seconds"] = time.perf_counter() - wall
+        row["processor_seconds"] = time.process_time() - processor
+        return row
+
+    def _quality(self, method: Method, plan: Plan) -> Row:
+        finalized = method.finalize(self.network, plan, self.subject.calibration)
+        found = measure_finalized(self.network, finalized, self.judge, self.reference, drop=DropKind.ACCURACY)
+        assert found.drop is not None
+        return {
+            "kl": found.loss,
+            "standard_error": found.standard_error,
+            "accuracy": found.accuracy,
+            "float_accuracy": found.float_accuracy,
+            "drop": [found.drop.value, found.drop.low, found.drop.high],
+        }
+
+
+def step_bits(channels: int, fan_in: int) -> int:
+    """Bits of a layer's steps, one for each channel."""
+    return stored_bits([Option(2)] * channels, fan_in, 1) - 2 * channels * fan_in
+
+
+def code_bits(plan: Plan) -> float:
+    """Average bits of the codes alone, without steps and without which channel has which option."""
+    total = 0
+    for layer in plan.layers:
+        options, cut = [parse_option(text) for text in layer.strip_options()], layer.layer_cut()
+        per_strip = cut.rows_per_strip * cut.row_weights
+        total += sum(option.bits * option.points for option in options) * per_strip
+    return total / plan.complexity.weight_count
+
+
+def _weight_bits(plan: Plan) -> int:
+    return sum(layer.size_bits for layer in plan.layers)
+
+
+def write(bench: Bench, samples: int, iterations: int, rows: dict[str, Row]) -> None:
+    """Write the page of all rows that were measured."""
+    name = bench.subject.name
+    columns = sorted({key.split(": ")[0] for key in rows}, key=lambda text: (text.endswith("b"), text))
+    some = next(iter(rows.values()))
+
+    def table(title: str, cell: Callable[[Row], object]) -> Table:
+        lines = [
+            [row, *(cell(rows[f"{c}: {row}"]) if f"{c}: {row}" in rows else None for c in columns)]
+            for row in ROWS
+        ]
+        return Table(title, ["plan", *columns], [line for line in lines if any(line[1:])])
+
+    best = []
+    for column in columns:
+        found = {row: rows[f"{column}: {row}"] for row in ROWS if f"{column}: {row}" in rows}
+        least = min(found, key=lambda row: found[row]["kl"])
+        asked = f" (asked for: {TARGETS[column]})" if column in TARGETS else ""
+        best.append(
+            f"{column}: {least}, KL {found[least]['kl']:.4f}{asked}, top-1 drop in points "
+            f"{_drop(found[least])}"
+        )
+    notes = [
+        f"{name}: {samples} training images for scores and reconstruction, {iterations:,} iterations per "
+        f"block; judged on the first {len(bench.judge.inputs)} of {bench.subject.held_out.name}, float top-1 "
+        f"{100 * some['float_accuracy']:.2f}%. Options {OPTIONS} with a step per channel.",
+        "All plans of a column have at most the same stored size. A column is named by the bits of the codes "
+        "alone, as published tables count them; its size is those and the 16-bit steps, and at whole numbers "
+        "that of the uniform plan with 8 bits in the first and the last layer, where that takes at most "
+        f"{ENDS_ALLOWANCE} bits per weight more. Plans per channel pay within it for saying which channel "
+        "has which option, and so have fewer bits of codes. In columns with a b, such as 2.5b, that number "
+        "is all that is stored. Where no uniform plan has the size, the largest that fits stands for it.",
+        "Best after BRECQ at " + "; ".join(best) + ".",
+    ]
+    write_report(
+        f"allocated_{name}",
+        f"Allocation for reconstruction: {name}",
+        f"python benchmarks/allocated.py {name}",
+        [
+            table("KL to the float network on held-out images, after BRECQ", lambda row: row["kl"]),
+            table("Top-1 in percent, after BRECQ", lambda row: round(100 * row["accuracy"], 2)),
+            table("Top-1 lost in points, with the paired 95% interval", _drop),
+            table("KL after GPTQ", lambda row: row["gptq_kl"]),
+            table("KL after rounding to nearest", lambda row: row["nearest_kl"]),
+            table("Average bits of all that is stored", lambda row: row["stored_bits"]),
+            table("Average bits of the codes alone", lambda row: row["code_bits"]),
+            table("Processor seconds of BRECQ", lambda row: row["processor_seconds"]),
+        ],
+        notes,
+        {"rows": rows},
+    )
+
+
+def _drop(row: Row) -> str:
+    value, low, high = (100 * each for each in row["drop"])
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+
+if __name__ == "__main__":
+    main()

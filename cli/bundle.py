@@ -1,0 +1,105 @@
+"""A preset on the command line: defaults that options override, and its exceptions for layers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..allocator import BudgetKind, Constraints, Plan, match_layers, parse_budget
+from ..errors import InputError
+from ..quantizer import Option, parse_option
+from ..reconstruct import PRESETS, PresetName, multipoint_plan
+from .inputs import Inputs
+from .limits import Limits
+from .scoring import Scoring
+
+__all__ = ["check_bundle", "defaults_of", "points_plan", "with_ends"]
+
+
+def defaults_of(name: PresetName) -> dict[str, object]:
+    """Values of the command's parameters, by parameter, in the place of their defaults."""
+    preset = PRESETS[name]
+    return {
+        "options": preset.options,
+        "unit": preset.unit,
+        "objective": preset.objective,
+        "after": preset.after,
+        "method": preset.method,
+        "correct": [str(correction) for correction in preset.corrections],
+    }
+
+
+def check_bundle(name: PresetName, limits: Limits, scoring: Scoring, *, refine: bool) -> None:
+    """Refuse what a preset cannot do.
+
+    Parameters
+    ----------
+    refine : bool
+        Whether there are moves by measured loss.
+
+    Raises
+    ------
+    InputError
+        For points by output error: rules, budgets and moves that take scores.
+    """
+    if not PRESETS[name].by_output_error:
+        return
+    rules = limits.constraints
+    sizes = [parse_budget(text).kind for text in limits.budgets]
+    if len(sizes) > 1 or sizes[0] is BudgetKind.TOTAL or refine or rules.tie or rules.forbid or rules.options:
+        raise InputError(
+            f"--preset {name} chooses by output errors and not by scores: it keeps one budget of the size, "
+            "--pin and --exclude; leave out what else limits or moves the plan"
+        )
+    _base(scoring)
+
+
+def with_ends(name: PresetName, limits: Limits, layers: list[str]) -> Limits:
+    """The limits with the preset's pins of the first and the last layer.
+
+    A layer that a rule of the user's names is left to that rule.
+    """
+    rules = limits.constraints
+    patterns = {**rules.pin, **rules.forbid, **rules.options}
+    named = {row for pattern in patterns for row in match_layers(pattern, layers, f"rule for {pattern}")}
+    pins = {
+        layer: option
+        for layer, option in PRESETS[name].pins(layers).items()
+        if layers.index(layer) not in named
+    }
+    return replace(limits, constraints=rules.merged(Constraints(pin=pins)))
+
+
+def points_plan(inputs: Inputs, limits: Limits, scoring: Scoring) -> Plan:
+    """The plan of a preset that chooses points by output error.
+
+    Raises
+    ------
+    InputError, InfeasibleError
+        As `multipoint_plan`.
+    """
+    (base, most), constraints = _base(scoring), limits.constraints
+    names = [layer.name for layer in inputs.network.layers]
+    fixed = {
+        names[row]: parse_option(option)
+        for pattern, option in constraints.pin.items()
+        for row in match_layers(pattern, names, f"pin {pattern}={option}")
+    }
+    memory = scoring.settings.memory_bytes
+    plan = multipoint_plan(
+        inputs.network, inputs.calibration, base, most, limits.budgets[0], fixed=fixed, memory_bytes=memory
+    )
+    kept = constraints.model_copy(update={"exclude": inputs.network.excluded})
+    return plan.model_copy(update={"constraints": None if kept == Constraints() else kept})
+
+
+def _base(scoring: Scoring) -> tuple[Option, int]:
+    """The base and the most points of an option set such as ``w4x1..4``."""
+    options = scoring.options
+    base = options[0]
+    expected = [type(base)(base.bits, count + 1, base.unit, base.group) for count in range(len(options))]
+    if base.points != 1 or len(options) < 2 or list(options) != expected:
+        raise InputError(
+            f"--preset multipoint adds points of one kind, and --options has {', '.join(map(str, options))}; "
+            "give a width with its points, such as w4x1..4"
+        )
+    return base, len(options)

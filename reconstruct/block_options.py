@@ -1,0 +1,96 @@
+"""What learned rounding makes of a block's weights under every option: weights for scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..allocator import LayerCut, fitting_cut
+from ..network import Data, Layer, Network, rows
+from ..quantizer import Option, Quantizer
+from .activations import ActivationStore
+from .finalize import StoredLayer, StoredPart, layer_shapes
+from .rounding import LearnedRounding
+from .streams import Streams, walkable_blocks
+
+__all__ = ["BlockOptions"]
+
+
+class BlockOptions:
+    """Weights of layers whose whole block was reconstructed at one option, on the float network's inputs.
+
+    In a layer that an option does not fit, as its groups are too large, the first that does stands for it
+    while the block learns.
+
+    Parameters
+    ----------
+    network : Network
+    data : Data
+        Calibration inputs.
+    quantizer : Quantizer
+        Of the steps, which are those of nearest rounding.
+    options : sequence of Option
+        All that will be asked for.
+    method : LearnedRounding
+        Its granularity is taken to be the block.
+    cut : str, optional
+        As for scores, ``inputs:64``.
+
+    Notes
+    -----
+    The network is walked through as layers are asked for; asking in network order walks once.
+
+    References
+    ----------
+    Li et al., "BRECQ", ICLR 2021, section 3.4: losses for mixed precision are taken after reconstruction.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        data: Data,
+        quantizer: Quantizer,
+        options: Sequence[Option],
+        method: LearnedRounding,
+        cut: str | None = None,
+    ) -> None:
+        self._network, self._data, self._quantizer = network, data, quantizer
+        self._options, self._method, self._cut = tuple(options), method, cut
+        self._shapes = layer_shapes(network)
+        self._blocks = walkable_blocks(network, data)
+        self._walk: Streams | None = None
+        self._at = -1
+        self._made: dict[tuple[str, Option], StoredLayer] = {}
+
+    def __call__(self, layer: Layer, options: Sequence[Option], cut: LayerCut) -> Tensor:
+        """Weights of the layer under options that fit it, shape (channels, options, fan_in)."""
+        (wanted,) = (index for index, block in enumerate(self._blocks) if layer in block.layers)
+        if wanted != self._at:
+            self._reconstruct(wanted)
+        return torch.stack([self._made[layer.name, option].dequantize() for option in options], 1)
+
+    def _reconstruct(self, wanted: int) -> None:
+        """Learn one block at every option; weights of other blocks are forgotten."""
+        if self._walk is None or wanted < self._at:
+            store = ActivationStore(self._method.memory_bytes)
+            self._walk = Streams(self._network, self._data, store, with_float=True)
+        block, self._at, self._made = self._blocks[wanted], wanted, {}
+        self._walk.advance(block.entry)
+        for option in self._options:
+            done = {layer.name: self._nearest(layer, option) for layer in block.layers}
+            self._method.learn_unit(self._walk, block, block.layers, done, 0)
+            # The next option, and the blocks to come, see the float network.
+            self._walk.replaced = {}
+            self._made |= {(name, option): stored for name, stored in done.items()}
+
+    def _nearest(self, layer: Layer, option: Option) -> StoredLayer:
+        shape = self._shapes[layer.name]
+        cut = LayerCut.of(shape, fitting_cut(shape, self._cut))
+        fitting = [each for each in (option, *self._options) if each.group <= cut.row_weights]
+        weight = cut.to_rows(rows(layer, self._network.weight(layer)).to(torch.float32))
+        index = torch.arange(len(weight), device=weight.device)
+        return StoredLayer(
+            layer.name, (StoredPart(index, self._quantizer.quantize(weight, fitting[0])),), cut
+        )
