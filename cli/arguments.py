@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ..quantizer import PointFit, Rounding, StepSearch
+from ..quantizer import PointFit, RangeSearch, Rounding, StepSearch
 from ..reconstruct import Correction
 from ..sensitivity import Labels
 from .choices import AfterChoice, MethodChoice, ObjectiveChoice, ScoresChoice
@@ -17,6 +17,7 @@ __all__ = [
     "OPTIONS",
     "OUT",
     "AfterArg",
+    "AttentionArg",
     "BudgetArg",
     "ComparedBudgetArg",
     "ConstraintsArg",
@@ -46,12 +47,14 @@ __all__ = [
     "ObjectiveArg",
     "OptionsArg",
     "OutArg",
+    "PercentileArg",
     "PinArg",
     "PlanArg",
     "PowerArg",
     "ProfileArg",
     "ProfileUnitArg",
     "QuietArg",
+    "RangesArg",
     "RefineArg",
     "RoundingArg",
     "RunArg",
@@ -163,6 +166,24 @@ LabelsArg = Annotated[
 DrawsArg = Annotated[int, typer.Option(min=1, max=64, help="Directions per input.", rich_help_panel=SCORES)]
 SearchArg = Annotated[StepSearch, typer.Option(help="How steps are searched.", rich_help_panel=SCORES)]
 PowerArg = Annotated[float, typer.Option("--p", help="Exponent of --search pnorm.", rich_help_panel=SCORES)]
+RangesArg = Annotated[
+    RangeSearch, typer.Option(help="How ranges of activations are found.", rich_help_panel=SCORES)
+]
+PercentileArg = Annotated[
+    float,
+    typer.Option(
+        help="Share of an activation's numbers within its range, in percent, with --ranges percentile.",
+        rich_help_panel=SCORES,
+    ),
+]
+AttentionArg = Annotated[
+    bool,
+    typer.Option(
+        "--attention",
+        help="Store what attention multiplies with each other in low bits too, where activations are.",
+        rich_help_panel=SCORES,
+    ),
+]
 RoundingArg = Annotated[Rounding, typer.Option(help="How weights are rounded.", rich_help_panel=SCORES)]
 FitArg = Annotated[
     PointFit, typer.Option("--points", help="How several points are fitted.", rich_help_panel=SCORES)

@@ -6,10 +6,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..allocator import parse_unit
+from ..errors import InputError
 from ..network import Data, Network
-from ..quantizer import Option, PointFit, Quantizer, Rounding, StepSearch, parse_options
+from ..quantizer import (
+    Option,
+    PointFit,
+    Quantizer,
+    RangeSearch,
+    RangeSettings,
+    Rounding,
+    StepSearch,
+    parse_option_set,
+)
 from ..reconstruct import Gptq, GptqOptions
-from ..sensitivity import FisherSettings, Labels, OptionWeights
+from ..sensitivity import ActivationSettings, FisherSettings, Labels, OptionWeights
 from .choices import AfterChoice, ScoresChoice
 from .inputs import bytes_of
 
@@ -25,6 +35,7 @@ class Scoring:
     method: Literal["fisher", "exact"]
     settings: FisherSettings
     after: Literal["nearest", "gptq"]
+    activations: ActivationSettings | None = None
 
     def weights(self, network: Network, data: Data) -> OptionWeights | None:
         """What makes the options' weights; None: rounding to nearest."""
@@ -47,8 +58,27 @@ def scoring_of(
     points: PointFit,
     memory: str,
     unit: str,
+    ranges: RangeSearch = RangeSearch.MSE,
+    percentile: float = 99.99,
+    attention: bool = False,
 ) -> Scoring:
-    """How a profile is measured, from arguments as they are written."""
+    """How a profile is measured, from arguments as they are written.
+
+    Raises
+    ------
+    InputError
+        What cannot be read or is out of its range, or arguments about activations that stay float.
+    """
+    chosen = parse_option_set(options)
+    found = None
+    if chosen.activations:
+        settings_ = RangeSettings(ranges, percentile, p)
+        found = ActivationSettings(chosen.activations, settings_, attention)
+    elif attention:
+        raise InputError(
+            f"--attention is for activations in low bits, and --options {options} names none; write for "
+            f"example --options {chosen.weights[-1]}a8"
+        )
     settings = FisherSettings(
         labels=labels,
         draws=draws,
@@ -57,4 +87,4 @@ def scoring_of(
         cut=None if unit == "auto" else parse_unit(unit).cut,
     )
     quantizer = Quantizer(search=search, p=p, rounding=rounding, fit=points)
-    return Scoring(parse_options(options), quantizer, scores.value, settings, after.value)
+    return Scoring(chosen.weights, quantizer, scores.value, settings, after.value, found)

@@ -5,6 +5,7 @@ from .activation import (
     activation_key,
     dynamic_activation,
     is_activation_key,
+    quantize_activation,
     static_activation,
 )
 from .blocks import Block
@@ -67,6 +68,7 @@ __all__ = [
     "measure_quality",
     "measure_samples",
     "perplexity_rise",
+    "quantize_activation",
     "rows",
     "sample_sites",
     "save_program",

@@ -91,4 +91,4 @@ def sample_sites(
             network.run(part.to(network.device), on_value=watch)
             if on_batch is not None:
                 on_batch(start + len(part))
-    return {name: SiteSample(torch.cat(parts[name]), *extremes[name]) for name in wanted}
+    return {site.name: SiteSample(torch.cat(parts[site.name]), *extremes[site.name]) for site in sites}

@@ -3,11 +3,10 @@
 from .activation import (
     ActivationOption,
     OptionSet,
-    activation_names,
+    activation_part,
     parse_activation,
     parse_option_set,
-    split_option,
-    weight_names,
+    weight_part,
 )
 from .grid import Grid, Rounding, signed_grid
 from .option import Option, StepUnit, option_names, parse_option, parse_options
@@ -34,7 +33,7 @@ __all__ = [
     "Rounding",
     "StepSearch",
     "StepUnit",
-    "activation_names",
+    "activation_part",
     "channel_code_bits",
     "code_combinations",
     "fit_greedy",
@@ -50,10 +49,9 @@ __all__ = [
     "parse_options",
     "search_steps",
     "signed_grid",
-    "split_option",
     "steps_from_half",
     "steps_to_half",
     "stored_bits",
     "unpack_codes",
-    "weight_names",
+    "weight_part",
 ]

@@ -11,11 +11,11 @@ from .option import MAX_BITS, MIN_BITS, Option, parse_options
 __all__ = [
     "ActivationOption",
     "OptionSet",
-    "activation_names",
+    "activation_part",
     "parse_activation",
     "parse_option_set",
     "split_option",
-    "weight_names",
+    "weight_part",
 ]
 
 
@@ -134,29 +134,21 @@ def parse_option_set(text: str) -> OptionSet:
     return OptionSet(parse_options(",".join(weights)), tuple(sorted(activations)))
 
 
-def weight_names(text: str) -> tuple[str, ...]:
-    """The options of the weights in a list such as ``w4a8,w8``, each in its own text form.
-
-    Raises
-    ------
-    InputError
-        An unreadable part, or a list that names none.
-    """
-    named = (split_option(part)[0] for part in text.split(","))
-    return tuple(str(option) for option in parse_options(",".join(filter(None, named))))
+def weight_part(text: str) -> str:
+    """What a list of options says of the weights: ``w4..8a8,a4`` -> ``w4..8``."""
+    return ",".join(filter(None, (split_option(part)[0] for part in text.split(","))))
 
 
-def activation_names(text: str) -> tuple[str, ...]:
-    """The options of the activations in a list such as ``w4a8,w8``; empty where it names none.
+def activation_part(text: str) -> str:
+    """What a list of options says of the activations, each written out: ``w4a6..8,w8`` -> ``a6,a7,a8``.
 
     Raises
     ------
     InputError
         An unreadable part.
     """
-    named = (split_option(part)[1] for part in text.split(","))
-    found = {option for part in filter(None, named) for option in _activation_range(part)}
-    return tuple(str(option) for option in sorted(found))
+    named = filter(None, (split_option(part)[1] for part in text.split(",")))
+    return ",".join(map(str, sorted({option for part in named for option in _activation_range(part)})))
 
 
 def _activation_range(text: str) -> list[ActivationOption]:

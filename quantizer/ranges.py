@@ -147,7 +147,11 @@ def fit_range(
         cut_low, cut_high = torch.quantile(numbers, ends).tolist()
         return ActivationGrid.over(max(low, cut_low), min(high, cut_high), levels)
     p = 2.0 if settings.search is RangeSearch.MSE else settings.p
-    searched = numbers[:: max(1, len(numbers) // SEARCHED)]
+    searched = numbers
+    if len(numbers) > SEARCHED:
+        # Drawn, since every n-th number may come from the same places of every image.
+        drawn = torch.randperm(len(numbers), generator=torch.Generator().manual_seed(0))
+        searched = numbers[drawn[:SEARCHED]]
     best, least = whole, whole.error(searched, p)
     shares = [1.0, 1.0]
     # Both ends, then each alone; what moves nothing is left out.

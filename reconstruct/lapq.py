@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -133,12 +133,11 @@ class Lapq:
 
         def with_norm(p: float) -> Finalized:
             pairs = zip(network.layers, start.layers, strict=True)
-            return Finalized(
-                tuple(
-                    norm_layer(stored, rows(layer, network.weight(layer)), quantizer, p)
-                    for layer, stored in pairs
-                )
+            layers = tuple(
+                norm_layer(stored, rows(layer, network.weight(layer)), quantizer, p)
+                for layer, stored in pairs
             )
+            return replace(start, layers=layers)
 
         found = [(measure(each.tensors(network)), each) for each in map(with_norm, self.exponents)]
         between = vertex(self.exponents, [loss for loss, _ in found])
@@ -237,4 +236,4 @@ class _Factors:
 
     def finalized(self) -> Finalized:
         """What `tensors` was last given for."""
-        return Finalized(tuple(self._layers))
+        return replace(self._start, layers=tuple(self._layers))

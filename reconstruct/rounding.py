@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from torch import Tensor
+
 from ..allocator import Plan
 from ..errors import InputError
 from ..network import Block, Data, Layer, Network, rows
 from .activations import ActivationStore
-from .finalize import Finalized, StoredLayer, finalize_nearest
+from .finalize import Finalized, StoredLayer, finalize_nearest, value_tensors
 from .gptq import Gptq, gptq_next
 from .grids import LayerGrid
 from .held_out import check_held_out, learned_and_judged
@@ -128,22 +130,31 @@ class LearnedRounding:
         InputError
             The plan does not fit the network, or the network has several inputs.
         """
-        done = {layer.name: layer for layer in finalize_nearest(network, plan).layers}
         kept = UnitStore.of(store, self, network, plan, data)
-        done = {layer.name: layer for layer in finalize_nearest(network, plan).layers}
-        for report, count, total in self._walk(network, data, done, kept):
+        rounded = finalize_nearest(network, plan)
+        done, values = {layer.name: layer for layer in rounded.layers}, dict(rounded.values)
+        for report, count, total in self._walk(network, data, done, values, kept):
             if progress is not None:
                 progress(count, total)
             if on_unit is not None and report is not None:
                 on_unit(report)
-        return Finalized(tuple(done[layer.name] for layer in network.layers))
+        return Finalized(tuple(done[layer.name] for layer in network.layers), values=values)
 
     def _walk(
-        self, network: Network, data: Data, done: dict[str, StoredLayer], kept: UnitStore
+        self,
+        network: Network,
+        data: Data,
+        done: dict[str, StoredLayer],
+        values: dict[str, Tensor],
+        kept: UnitStore,
     ) -> Iterator[tuple[UnitReport | None, int, int]]:
-        """Learn unit after unit into `done`; yield what came of each, None where it was kept, and how far."""
+        """Learn unit after unit into `done` and `values`.
+
+        Yields what came of each, None where it was kept, and how far.
+        """
         with ActivationStore(self.memory_bytes) as activations:
-            streams = Streams(network, data, activations, with_float=True)
+            known = value_tensors(values)
+            streams = Streams(network, data, activations, with_float=True, replaced=known)
             blocks = joined_blocks(network, walkable_blocks(network, data), self.granularity)
             total = sum(len(units_of(block, self.granularity)) for block in blocks)
             count = 0

@@ -15,13 +15,13 @@ from apportion.quantizer import (
     ActivationOption,
     RangeSearch,
     RangeSettings,
+    activation_part,
     fit_range,
     option_names,
     parse_activation,
     parse_option_set,
-    weight_names,
+    weight_part,
 )
-from apportion.quantizer.activation import activation_names
 
 
 @given(st.integers(2, 8), st.booleans())
@@ -51,9 +51,10 @@ def test_an_option_set_has_every_weight_with_every_activation() -> None:
 
 
 def test_parts_of_a_list_are_read_apart() -> None:
-    assert weight_names("w4a8,w8") == ("w4", "w8")
-    assert activation_names("w4a8,w8,w8a4..5") == ("a4", "a5", "a8")
-    assert activation_names("w4") == ()
+    assert weight_part("w4a8,w8, a4") == "w4,w8"
+    assert weight_part("w2..8x1..2a4") == "w2..8x1..2"
+    assert activation_part("w4a8,w8,w8a4..5,a8d") == "a4,a5,a8,a8d"
+    assert activation_part("w4") == ""
 
 
 @pytest.mark.parametrize(
