@@ -46,9 +46,8 @@ def site_allowed(
         value without any option; names the value and the rules.
     """
     _check_forbidden(constraints)
-    rules = converted(constraints, activation_part)
     allowed = np.array([[option in fitting[name] for option in options] for name in readers], np.bool_)
-    for rule, pattern, named, keep in _masks(rules):
+    for rule, pattern, named, keep in _masks(constraints):
         unknown = sorted(set(named) - set(options))
         if unknown and (keep or not options):
             known = f"not among {', '.join(options)}" if options else "while activations stay float"
@@ -85,23 +84,25 @@ def uniform_widths(allowed: NDArray[np.bool_], options: Sequence[str]) -> dict[s
     return found
 
 
-def _masks(rules: Constraints) -> list[tuple[str, str, list[str], bool]]:
-    """The rule as messages name it, its pattern, what it names, and whether that is kept or forbidden."""
+def _masks(constraints: Constraints) -> list[tuple[str, str, list[str], bool]]:
+    """The rule as messages name it, its pattern, what it names, and whether that is kept or forbidden.
+
+    Rules that name no activations are left out.
+    """
+    rules = converted(constraints, activation_part)
 
     def names(text: str) -> list[str]:
         return [str(parse_activation(part)) for part in text.split(",")]
 
-    return [
-        *((f"pin {pattern}={text}", pattern, names(text), True) for pattern, text in rules.pin.items()),
-        *(
-            (f"forbid {pattern}={','.join(texts)}", pattern, names(",".join(texts)), False)
-            for pattern, texts in rules.forbid.items()
-        ),
-        *(
-            (f"options {pattern}={text}", pattern, names(text), True)
-            for pattern, text in rules.options.items()
-        ),
-    ]
+    found = []
+    for pattern, text in rules.pin.items():
+        found.append((f"pin {pattern}={constraints.pin[pattern]}", pattern, names(text), True))
+    for pattern, texts in rules.forbid.items():
+        written = ",".join(constraints.forbid[pattern])
+        found.append((f"forbid {pattern}={written}", pattern, names(",".join(texts)), False))
+    for pattern, text in rules.options.items():
+        found.append((f"options {pattern}={constraints.options[pattern]}", pattern, names(text), True))
+    return found
 
 
 def _check_forbidden(constraints: Constraints) -> None:
