@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..allocator import Plan
 from ..errors import InputError
-from ..network import Block, Data, Layer, Network, rows
+from ..network import Block, Data, Layer, Network, activation_entries, activation_key, rows
 from .activations import ActivationStore
 from .finalize import Finalized, StoredLayer, finalize_nearest, value_tensors
 from .gptq import Gptq, gptq_next
@@ -19,6 +19,7 @@ from .grids import LayerGrid
 from .held_out import check_held_out, learned_and_judged
 from .learn import Learning, learn_rounding, output_error
 from .method import Progress
+from .region import Region
 from .streams import Streams, walkable_blocks
 from .unit_store import UnitStore
 from .units import Granularity, joined_blocks, output_size, unit_data, units_of
@@ -112,7 +113,7 @@ class LearnedRounding:
         store: Path | None = None,
         on_unit: OnUnit | None = None,
     ) -> Finalized:
-        """Integer weights of a plan; the steps are those of nearest rounding.
+        """Integer weights of a plan, at the steps of nearest rounding, and steps of activations of their own.
 
         Parameters
         ----------
@@ -164,9 +165,12 @@ class LearnedRounding:
                     report = None
                     found = kept.load(count, [done[layer.name] for layer in layers])
                     if found is None:
-                        report = self._learn(streams, block, layers, done, count)
-                        kept.save(count, [done[layer.name] for layer in layers])
+                        report, learned = self._learn(streams, block, layers, done, count)
+                        values.update(learned)
+                        kept.save(count, [done[layer.name] for layer in layers], values=learned)
                     else:
+                        values.update(found.values)
+                        streams.replaced.update(value_tensors(found.values))
                         for layer, stored in zip(layers, found.layers, strict=True):
                             done[layer.name] = stored
                             streams.replace(layer, stored)
@@ -180,8 +184,11 @@ class LearnedRounding:
         layers: Sequence[Layer],
         done: dict[str, StoredLayer],
         number: int,
-    ) -> UnitReport:
-        """Learn one unit; its layers join the quantized network and `done`."""
+    ) -> tuple[UnitReport, dict[str, Tensor]]:
+        """Learn one unit; its layers join the quantized network and `done`.
+
+        Also returns what quantizes the values whose steps were learned, by their names.
+        """
         began = time.perf_counter()
         network = streams.network
         before = dict(streams.replaced)
@@ -212,8 +219,9 @@ class LearnedRounding:
                 learned_from,
                 start_error * size,
                 replace(self.learning, seed=self.learning.seed + number),
+                _learnable(region, before) if self.learning.step_rate else (),
             )
-            streams.replaced = dict(before)
+            streams.replaced = before | learned.values
             for layer, stored in zip(layers, learned.layers, strict=True):
                 streams.replace(layer, stored)
             error = output_error(region, data, streams.replaced, judged_on) / size
@@ -222,7 +230,7 @@ class LearnedRounding:
             done.update({stored.name: stored for stored in learned.layers})
         else:
             streams.replaced = started
-        return UnitReport(
+        report = UnitReport(
             layers=tuple(layer.name for layer in layers),
             start_error=start_error,
             learned_error=error,
@@ -230,3 +238,14 @@ class LearnedRounding:
             iterations=learned.iterations if learned is not None else 0,
             seconds=time.perf_counter() - began,
         )
+        return report, activation_entries(learned.values) if learned is not None and kept else {}
+
+
+def _learnable(region: Region, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Names of what quantizes the values that a region computes, as far as they have one range."""
+    computed = region.network.schedule.position
+    return tuple(
+        activation_key(value)
+        for value, entry in activation_entries(tensors).items()
+        if value in computed and len(entry) > 1
+    )

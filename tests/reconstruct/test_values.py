@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import cycle
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,9 @@ from apportion.network import Data, Network, find_sites, quantize_activation, sa
 from apportion.quantizer import ActivationGrid
 from apportion.reconstruct import (
     Correction,
+    Lapq,
+    LearnedRounding,
+    Learning,
     MethodName,
     check_values,
     correct,
@@ -140,3 +144,36 @@ def test_values_that_are_not_the_networks_are_refused(kinds: Network, low: Plan)
     ):
         with pytest.raises(InputError, match=message):
             check_values(low.model_copy(update={"activations": wrong}), kinds)
+
+
+def test_steps_are_learned_with_the_rounding_and_kept_only_where_better(
+    kinds: Network, kinds_data: Data, plan_of: PlanOf, tmp_path: Path
+) -> None:
+    low = with_low_bits(plan_of(kinds, ["w3"]), kinds, kinds_data, bits=(2,))
+    before = plan_values(low)
+    method = LearnedRounding(learning=Learning(iterations=150, step_rate=1e-2))
+    fixed = LearnedRounding(learning=Learning(iterations=150, step_rate=0.0))
+    found = method.finalize(kinds, low, kinds_data, store=tmp_path)
+    same = fixed.finalize(kinds, low, kinds_data)
+    assert all(torch.equal(same.values[name], entry) for name, entry in before.items())
+    moved = [name for name in before if not torch.equal(found.values[name], before[name])]
+    # What enters the network is not computed by any unit.
+    assert moved
+    assert "inputs_0" not in moved
+    for name in moved:
+        assert torch.equal(found.values[name][1:], before[name][1:])
+    losses = [measure_finalized(kinds, each, kinds_data).loss for each in (found, same)]
+    assert losses[0] < losses[1]
+    again = method.finalize(kinds, low, kinds_data, store=tmp_path)
+    assert {name: entry.tolist() for name, entry in again.values.items()} == {
+        name: entry.tolist() for name, entry in found.values.items()
+    }
+
+
+def test_lapq_searches_steps_of_values_too(kinds: Network, kinds_data: Data, plan_of: PlanOf) -> None:
+    low = with_low_bits(plan_of(kinds, ["w8"]), kinds, kinds_data, bits=(3,))
+    before = finalize_nearest(kinds, low)
+    found = Lapq(evaluations=150).finalize(kinds, low, kinds_data)
+    assert any(not torch.equal(found.values[name], entry) for name, entry in before.values.items())
+    losses = [measure_finalized(kinds, each, kinds_data).loss for each in (found, before)]
+    assert losses[0] < 0.9 * losses[1]
