@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor, fx
@@ -17,18 +17,23 @@ if TYPE_CHECKING:
 __all__ = ["with_explicit_activations"]
 
 aten = torch.ops.aten
+Static: TypeAlias = Callable[[Tensor, float, int, int], Tensor]
 
 
-def with_explicit_activations(network: Network, tensors: Mapping[str, Tensor]) -> Network:
-    """The program with an operation after every value that `tensors` quantizes, read in the value's place.
+def with_explicit_activations(
+    network: Network, tensors: Mapping[str, Tensor], *, static: Static | None = None
+) -> Network:
+    """The program with operations after every value that `tensors` quantizes, read in the value's place.
 
-    One range for the tensor is PyTorch's own `fake_quantize_per_tensor_affine`; ranges of the tokens' own are
-    written out. What goes into the program is the same arithmetic as `quantize_activation`.
+    They are PyTorch's plain arithmetic, as `quantize_activation` does it.
 
     Parameters
     ----------
     tensors : mapping
         Entries by `activation_key`; other names are not looked at.
+    static : callable, optional
+        One operator in place of the arithmetic where the tensor has one range, called with the value, the
+        step, the zero point and the greatest code.
 
     Raises
     ------
@@ -52,31 +57,38 @@ def with_explicit_activations(network: Network, tensors: Mapping[str, Tensor]) -
         check_activation(old.name, entries[old.name])
         readers = [user for user in node.users if user is not result]
         is_output = result in node.users
-        place = last_input if node.op == "placeholder" else node
-        with graph.inserting_after(place):
-            stored = _append(graph, node, entries[old.name])
+        stored = _append(
+            graph, last_input if node.op == "placeholder" else node, node, entries[old.name], static
+        )
         stored.meta["elements"] = elements(network, node)
         for reader in readers:
             reader.replace_input_with(node, stored)
         if is_output:
             result.replace_input_with(node, stored)
-    return Network(graph, network.tensors, network.inputs)
+    explicit = Network(graph, network.tensors, network.inputs)
+    for layer in [layer for layer in explicit.layers if layer.name in network.excluded]:
+        explicit = explicit.without([layer.name], network.skipped[layer.weight])
+    return explicit
 
 
-def _append(graph: fx.Graph, node: fx.Node, entry: Tensor) -> fx.Node:
-    """The operations of one quantizer behind a node; what `inserting_after` says comes first goes last."""
+def _append(graph: fx.Graph, place: fx.Node, node: fx.Node, entry: Tensor, static: Static | None) -> fx.Node:
+    """The operations of one quantizer of a node, behind a place in the graph."""
+    added: list[fx.Node] = []
+
+    def call(target: Callable[..., object], *arguments: object) -> fx.Node:
+        with graph.inserting_after(added[-1] if added else place):
+            added.append(graph.call_function(target, arguments))  # type: ignore[arg-type]
+        return added[-1]
+
+    levels = int(entry[-1])
     if len(entry) == 3:
-        step, zero, levels = entry.tolist()
-        arguments = (node, step, int(zero), 0, int(levels))
-        return graph.call_function(aten.fake_quantize_per_tensor_affine.default, arguments)
-    levels = int(entry[0])
-    steps: list[fx.Node] = []
-
-    def call(target: torch._ops.OpOverload, *arguments: object) -> fx.Node:
-        with graph.inserting_after(steps[-1] if steps else node):
-            steps.append(graph.call_function(target, arguments))  # type: ignore[arg-type]
-        return steps[-1]
-
+        size, point = float(entry[0]), int(entry[1])
+        if static is not None:
+            return call(static, node, size, point, levels)
+        scaled = call(aten.mul.Tensor, node, float(entry[0].reciprocal()))
+        codes = call(aten.add.Tensor, call(aten.round.default, scaled), point)
+        codes = call(aten.sub.Tensor, call(aten.clamp.default, codes, 0, levels), point)
+        return call(aten.mul.Tensor, codes, size)
     low = call(aten.clamp_max.default, call(aten.amin.default, node, [-1], True), 0)
     high = call(aten.clamp_min.default, call(aten.amax.default, node, [-1], True), 0)
     step = call(aten.div.Tensor, call(aten.sub.Tensor, high, low), levels)
