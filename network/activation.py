@@ -95,19 +95,23 @@ def quantize_activation(x: Tensor, entry: Tensor) -> Tensor:
     ----------
     Esser et al., "Learned step size quantization", ICLR 2020.
     """
-    entry = entry.to(x.device)
     if len(entry) == 1:
-        return x + (_by_token(x, entry[0]) - x).detach()
-    step, zero, levels = entry[0].to(x.dtype), entry[1].detach(), entry[2].detach()
-    if not (torch.is_grad_enabled() and (x.requires_grad or step.requires_grad)):
-        return (_codes(x, step, zero, levels) - zero) * step
-    scaled = x / step
+        return x + (_by_token(x, entry.to(x.device)[0]) - x).detach()
+    if not (torch.is_grad_enabled() and (x.requires_grad or entry.requires_grad)):
+        step, point, levels = entry.tolist()
+        # The reciprocal in single precision, and numbers in place of tensors: so does the explicit program.
+        codes = (x * float(entry[0].reciprocal())).round() + int(point)
+        stored: Tensor = (codes.clamp_(0, int(levels)) - int(point)) * step
+        return stored
+    entry = entry.to(x.device)
+    steps, zero, most = entry[0].to(x.dtype), entry[1].detach(), entry[2].detach()
+    scaled = x / steps
     with torch.no_grad():
-        codes = _codes(x, step, zero, levels) - zero
-        inside = (scaled + zero >= 0) & (scaled + zero <= levels)
+        codes = _codes(x, steps, zero, most) - zero
+        inside = (scaled + zero >= 0) & (scaled + zero <= most)
     # Inside, rounding adds a constant to x / step; outside, the code is the constant.
     through = torch.where(inside, scaled + (codes - scaled).detach(), codes)
-    return through * step
+    return through * steps
 
 
 def token_ranges(x: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
@@ -124,7 +128,6 @@ def _by_token(x: Tensor, levels: Tensor) -> Tensor:
 
 
 def _codes(x: Tensor, step: Tensor, zero: Tensor, levels: Tensor) -> Tensor:
-    # The reciprocal, as PyTorch's own operator has it, so that both round alike.
     return ((x * step.reciprocal()).round() + zero).clamp_(zero.new_zeros(()), levels)
 
 

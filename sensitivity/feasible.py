@@ -134,8 +134,8 @@ def tables_for(
     if twice:
         raise InputError(f"a table is named {twice[0]}, which is taken; give every table a name of its own")
     for budget in budgets:
-        if budget.quantity not in (SIZE, ACT_MEMORY, *COUNTED, *names):
-            known = ", ".join(dict.fromkeys((SIZE, ACT_MEMORY, *COUNTED, *names)))
+        if budget.quantity not in (SIZE, *COUNTED, ACT_MEMORY, *names):
+            known = ", ".join(dict.fromkeys((SIZE, *COUNTED, ACT_MEMORY, *names)))
             raise InputError(
                 f"the budget {budget} limits {budget.quantity}, which is none of {known}; give its costs "
                 f"with --table {budget.quantity}=FILE"
