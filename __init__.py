@@ -9,17 +9,26 @@ from .allocator import Plan, parse_budget, read_plan, write_plan
 from .errors import ApportionError, InfeasibleError, InputError
 from .export import export_onnx, load, load_state, save_network
 from .network import Data, Network, capture, load_data, load_model
-from .quantizer import Option, parse_option, parse_options
+from .quantizer import Option, OptionSet, parse_option, parse_option_set, parse_options
 from .reconstruct import finalize_nearest, judge
-from .sensitivity import Profile, measure_profile, read_profile, solve_plan, write_profile
+from .sensitivity import (
+    ActivationSettings,
+    Profile,
+    measure_profile,
+    read_profile,
+    solve_plan,
+    write_profile,
+)
 
 __all__ = [
+    "ActivationSettings",
     "ApportionError",
     "Data",
     "InfeasibleError",
     "InputError",
     "Network",
     "Option",
+    "OptionSet",
     "Plan",
     "Profile",
     "capture",
@@ -33,6 +42,7 @@ __all__ = [
     "measure_profile",
     "parse_budget",
     "parse_option",
+    "parse_option_set",
     "parse_options",
     "read_plan",
     "read_profile",

@@ -1,11 +1,22 @@
 """The mathematics of the budget: problem, frontier, proven solution, budget grammar, plan and its charts."""
 
-from .budget import SIZE, Budget, BudgetKind, average_budget, parse_budget
+from .activation_plan import (
+    FLOAT_BITS,
+    ActivationChoice,
+    ActivationPlan,
+    LiveStep,
+    activation_bits,
+    layer_activations,
+    peak_bits,
+    peak_limits,
+)
+from .budget import ACT_MEMORY, SIZE, Budget, BudgetKind, average_budget, parse_budget
 from .chart import label_layers, layer_chart_width, save_figure
 from .conflict import check_together
-from .constraints import Constraints, ConstraintsFile, match_layers, read_constraints
+from .constraints import Constraints, ConstraintsFile, converted, match_layers, read_constraints
 from .convex import solve_constrained
 from .cut import LayerCut, fitting_cut
+from .efficient import Columns, efficient, joined
 from .frontier_chart import DropSeries, FrontierData, draw_frontier, frontier_data
 from .hull import Frontier, lower_frontier
 from .joint import JointProblem, descend
@@ -40,17 +51,23 @@ from .solution import Certificate, MultiSolution, Solution, Status
 from .solve import solve
 from .solve_joint import solve_joint
 from .solve_multi import solve_multi
-from .tables import BOPS, COUNTED, CostTable, WholeCosts, read_table
+from .tables import BOPS, COUNTED, MACS, CostTable, WholeCosts, read_table
 from .tolerance import Drop, DropKind, Search, SearchOutcome, Tolerance, Trial, parse_tolerance
 from .unit import Unit, parse_unit
 
 __all__ = [
+    "ACT_MEMORY",
     "BOPS",
     "COUNTED",
+    "FLOAT_BITS",
+    "MACS",
     "SIZE",
+    "ActivationChoice",
+    "ActivationPlan",
     "Budget",
     "BudgetKind",
     "Certificate",
+    "Columns",
     "Complexity",
     "Constraints",
     "ConstraintsFile",
@@ -67,6 +84,7 @@ __all__ = [
     "JointProblem",
     "LayerCut",
     "LayerPlan",
+    "LiveStep",
     "Measured",
     "MeasuredFrontier",
     "MultiProblem",
@@ -88,22 +106,27 @@ __all__ = [
     "Trial",
     "Unit",
     "WholeCosts",
+    "activation_bits",
     "assignment_digest",
     "average_budget",
     "check_layers",
     "check_rules",
     "check_together",
+    "converted",
     "cost_range",
     "descend",
     "draw_frontier",
     "draw_pareto",
     "draw_plan",
+    "efficient",
     "excesses",
     "expand_auto",
     "fitting_cut",
     "frontier_data",
     "further_costs",
+    "joined",
     "label_layers",
+    "layer_activations",
     "layer_chart_width",
     "lower_frontier",
     "match_layers",
@@ -113,6 +136,8 @@ __all__ = [
     "parse_budget",
     "parse_tolerance",
     "parse_unit",
+    "peak_bits",
+    "peak_limits",
     "plan_data",
     "read_constraints",
     "read_frontier",

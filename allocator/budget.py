@@ -9,10 +9,12 @@ from decimal import Decimal
 
 from ..errors import InfeasibleError, InputError
 
-__all__ = ["SIZE", "Budget", "BudgetKind", "average_budget", "parse_budget"]
+__all__ = ["ACT_MEMORY", "SIZE", "Budget", "BudgetKind", "average_budget", "parse_budget"]
 
 SIZE = "size"
 """The quantity that budgets without a name limit."""
+ACT_MEMORY = "act_memory"
+"""The quantity of what the values of one sample take, in bytes, where they take most."""
 BUDGET_FORM = re.compile(
     r"(?:(?P<name>[A-Za-z_][\w-]{0,63})\s*=\s*)?"
     r"(?P<number>[+-]?(?:\d{1,15}(?:\.\d{0,9})?|\.\d{1,9}))\s*(?P<unit>[A-Za-z%]*)"
@@ -35,6 +37,9 @@ GRAMMAR = (
 NAMED_GRAMMAR = (
     "write bops=2.5G (bit operations), or the name of a table of costs and a limit, such as latency=3.5; "
     "k, M, G and T are thousand to trillion"
+)
+MEMORY_GRAMMAR = (
+    f"write {ACT_MEMORY}=200KiB, what the values of one sample may take (units {', '.join(BYTES_OF_UNIT)})"
 )
 
 
@@ -60,7 +65,7 @@ class Budget:
     text : str
         The budget as written, which `str` gives back; budgets that differ in it alone are equal.
     quantity : str
-        ``size``, ``bops`` or the name of a table of costs.
+        ``size``, ``bops``, ``act_memory`` (in bytes) or the name of a table of costs.
     """
 
     kind: BudgetKind
@@ -110,6 +115,8 @@ class Budget:
 def parse_budget(text: str) -> Budget:
     """Read a budget: ``4b``, ``1.2MB``, ``300KiB``, ``512B``, ``25%``, ``bops=2.5G``, ``latency=3.5``.
 
+    ``act_memory=200KiB`` limits what values take, for one sample.
+
     ``b`` is the average of stored bits per quantized weight, overheads included; bytes and percent limit the
     whole file. Case matters, since a bit is not a byte. A name and ``=`` limit the total of that quantity;
     ``size=4b`` is ``4b``.
@@ -147,6 +154,11 @@ def average_budget(weight_bits: int, weight_count: int) -> str:
 
 
 def _total(name: str, number: Decimal, multiple: str, given: str) -> Budget:
+    if name == ACT_MEMORY:
+        if multiple not in BYTES_OF_UNIT:
+            raise InputError(f"'{multiple}' in the budget '{given}' is not a unit; {MEMORY_GRAMMAR}")
+        value = number * BYTES_OF_UNIT[multiple]
+        return Budget(BudgetKind.TOTAL, value, "".join(given.split()), name)
     if multiple not in MULTIPLES:
         raise InputError(f"'{multiple}' in the budget '{given}' is not a multiple; {NAMED_GRAMMAR}")
     value = number * MULTIPLES[multiple]

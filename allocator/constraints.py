@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ from ..documents import read_text, validate_document
 from ..errors import InputError
 from .layer_plan import Document, Text
 
-__all__ = ["AUTO", "Constraints", "ConstraintsFile", "match_layers", "read_constraints"]
+__all__ = ["AUTO", "Constraints", "ConstraintsFile", "converted", "match_layers", "read_constraints"]
 
 AUTO = "auto"
 """The tie that stands for all layers that read the same input."""
@@ -83,6 +83,22 @@ class ConstraintsFile(Constraints):
     def constraints(self) -> Constraints:
         """The rules alone."""
         return Constraints(**{name: getattr(self, name) for name in Constraints.model_fields})
+
+
+def converted(constraints: Constraints, convert: Callable[[str], str]) -> Constraints:
+    """The constraints with every list of options converted; rules of which nothing is left are left out."""
+    forbid = {
+        pattern: tuple(filter(None, map(convert, texts))) for pattern, texts in constraints.forbid.items()
+    }
+    return constraints.model_copy(
+        update={
+            "pin": {pattern: new for pattern, text in constraints.pin.items() if (new := convert(text))},
+            "forbid": {pattern: texts for pattern, texts in forbid.items() if texts},
+            "options": {
+                pattern: new for pattern, text in constraints.options.items() if (new := convert(text))
+            },
+        }
+    )
 
 
 def read_constraints(path: Path) -> ConstraintsFile:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from ..errors import InfeasibleError, InputError
-from .budget import SIZE, parse_budget
+from .activation_plan import activation_bits, peak_bits
+from .budget import ACT_MEMORY, SIZE, parse_budget
 from .constraints import Constraints
 from .plan import Plan
 from .rules import match_rules
@@ -42,7 +43,12 @@ def further_costs(plan: Plan) -> dict[str, Fraction]:
         The plan's table has no cost for an option that a layer has.
     """
     assigned = [(layer.name, layer.strip_options()) for layer in plan.layers]
-    return {name: CostTable(name, costs).total(assigned) for name, costs in (plan.tables or {}).items()}
+    costs = {name: CostTable(name, costs).total(assigned) for name, costs in (plan.tables or {}).items()}
+    if plan.live:
+        elements = {value.name: value.elements for value in plan.activations}
+        # In bytes, as budgets limit it.
+        costs[ACT_MEMORY] = peak_bits(plan.live, elements, activation_bits(plan.activations)) / 8
+    return costs
 
 
 def excesses(plan: Plan) -> tuple[Excess, ...]:

@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 
 from ..documents import read_document, write_document
 from ..errors import InputError
+from .activation_plan import ActivationPlan, LiveStep
 from .constraints import Constraints
 from .layer_plan import Bits, Document, LayerPlan, Size, Text
 from .solution import Certificate
@@ -56,7 +57,8 @@ class Complexity(Document):
     weight_count : int
         Number of quantized weights.
     costs : dict of str to float
-        Totals of further quantities: ``bops`` where a budget limits it, and every table that was given.
+        Totals of further quantities: ``bops`` where a budget limits it, and every table that was given;
+        ``act_memory``, in bytes for one sample, where activations are stored in low bits.
     """
 
     size_bits: Bits
@@ -173,7 +175,7 @@ class Plan(Document):
 
     Parameters
     ----------
-    version : 2
+    version : 3
         Version of this document's form.
     preset : str, optional
         The bundle of settings that was asked for; options on the command line may have changed some of them.
@@ -213,9 +215,13 @@ class Plan(Document):
         Versions of the tools that made the plan.
     layers : tuple of LayerPlan
         In network order, names unique.
+    activations : tuple of ActivationPlan
+        Values that are stored in low bits, in the order of the program, names unique; none: all stay float.
+    live : tuple of LiveStep
+        What is in memory at the operations where it can be most, where there are `activations`.
     """
 
-    version: Literal[2] = 2
+    version: Literal[3] = 3
     preset: Text | None = None
     unit: Text
     budgets: tuple[Text, ...] = Field(min_length=1)
@@ -235,6 +241,25 @@ class Plan(Document):
     assignment: Text
     versions: dict[Text, Text]
     layers: tuple[LayerPlan, ...] = Field(min_length=1)
+    activations: tuple[ActivationPlan, ...] = ()
+    live: tuple[LiveStep, ...] = ()
+
+    @model_validator(mode="after")
+    def _check_activations(self) -> Self:
+        names, layers = [value.name for value in self.activations], {layer.name for layer in self.layers}
+        if len(set(names)) < len(names):
+            raise ValueError("two activations have the same name; keep one of the two")
+        for value in self.activations:
+            for layer in value.readers:
+                if layer not in layers:
+                    raise ValueError(f"value '{value.name}' is read by '{layer}', which is not a layer here")
+        for step in self.live:
+            for name in step.values:
+                if name not in names:
+                    raise ValueError(
+                        f"'{name}' is alive at '{step.operation}', but not among the activations"
+                    )
+        return self
 
     @model_validator(mode="after")
     def _check_layers(self) -> Self:
@@ -253,7 +278,11 @@ class Plan(Document):
         for layer in self.layers:
             for option, share in layer.option_shares().items():
                 weights[option] = weights.get(option, 0.0) + share * prod(layer.shape)
-        return max(weights, key=lambda option: weights[option])
+        main = max(weights, key=lambda option: weights[option])
+        bits: dict[str, int] = {}
+        for value in self.activations:
+            bits[value.option] = bits.get(value.option, 0) + value.elements
+        return main + (max(bits, key=lambda option: bits[option]) if bits else "")
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
@@ -261,11 +290,13 @@ class Plan(Document):
         return {"$schema": "https://json-schema.org/draft/2020-12/schema", **cls.model_json_schema()}
 
 
-def assignment_digest(layers: Sequence[LayerPlan]) -> str:
-    """SHA-256 over names, cuts and options of all layers, 16 hexadecimal digits."""
+def assignment_digest(layers: Sequence[LayerPlan], activations: Sequence[ActivationPlan] = ()) -> str:
+    """SHA-256 over names, cuts and options of all layers and values, 16 hexadecimal digits."""
     digest = hashlib.sha256()
     for layer in layers:
         digest.update(f"{layer.name}:{layer.cut or ''}:{','.join(layer.strip_options())};".encode())
+    for value in activations:
+        digest.update(f"{value.name}:{value.option};".encode())
     return digest.hexdigest()[:16]
 
 

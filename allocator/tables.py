@@ -19,14 +19,14 @@ from pydantic import RootModel
 
 from ..documents import read_document, read_text
 from ..errors import InputError
-from .budget import SIZE
+from .budget import ACT_MEMORY, SIZE
 
-__all__ = ["BOPS", "COUNTED", "CostTable", "WholeCosts", "read_table"]
+__all__ = ["BOPS", "COUNTED", "MACS", "CostTable", "WholeCosts", "read_table"]
 
 MACS, BOPS = "macs", "bops"
 COUNTED = (MACS, BOPS)
 """Multiply-accumulates and bit operations, which are counted from the network and need no table."""
-RESERVED = (SIZE, *COUNTED)
+RESERVED = (SIZE, ACT_MEMORY, *COUNTED)
 NAME_FORM = re.compile(r"[A-Za-z_][\w-]{0,63}")
 NUMBER_FORM = re.compile(r"\d{1,19}(?:\.\d{0,30})?(?:[eE][+-]?\d{1,2})?|\.\d{1,30}(?:[eE][+-]?\d{1,2})?")
 COLUMNS = ("layer", "option", "cost")

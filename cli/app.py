@@ -5,13 +5,14 @@ from __future__ import annotations
 import typer
 
 from ..errors import InputError
-from ..quantizer import PointFit, Rounding, StepSearch
+from ..quantizer import PointFit, RangeSearch, Rounding, StepSearch
 from ..reconstruct import PRESETS, MethodName
 from ..sensitivity import Labels, check_feasible, with_confidence
 from .arguments import (
     OPTIONS,
     OUT,
     AfterOrAutoArg,
+    AttentionArg,
     BlockLossArg,
     BudgetArg,
     ConstraintsArg,
@@ -39,10 +40,12 @@ from .arguments import (
     ObjectiveArg,
     OptionsArg,
     OutArg,
+    PercentileArg,
     PinArg,
     PowerArg,
     PresetArg,
     QuietArg,
+    RangesArg,
     RefineArg,
     RoundingArg,
     SamplesArg,
@@ -140,6 +143,9 @@ def allocate(
     draws: DrawsArg = 2,
     search: SearchArg = StepSearch.MSE,
     p: PowerArg = 2.0,
+    ranges: RangesArg = RangeSearch.MSE,
+    percentile: PercentileArg = 99.99,
+    attention: AttentionArg = False,
     rounding: RoundingArg = Rounding.NEAREST,
     points: FitArg = PointFit.JOINT,
     memory: MemoryArg = "2GiB",
@@ -188,8 +194,9 @@ def allocate(
     if scores is ScoresChoice.EXACT and (refine or objective is ObjectiveChoice.JOINT):
         raise InputError("--refine and --objective joint need Fisher scores; use --scores fisher")
     scoring = scoring_of(
-        options, scores, after, labels, draws, seed, search, p, rounding, points, memory, unit
-    )
+        options, scores, after, labels, draws, seed, search, p, rounding, points, memory, unit,
+        ranges, percentile, attention,
+    )  # fmt: skip
     if preset is not None:
         check_bundle(preset, limits, scoring, refine=bool(refine))
     making = making_of(method, iterations, granularity, block_loss, drop, correct, seed, memory)
@@ -212,6 +219,7 @@ def allocate(
             "layer" if unit == "auto" else unit,
             constraints=limits.constraints,
             tables=limits.tables,
+            activations=scoring.activations,
         )
     scored = [] if by_output_error else job.profiles(inputs, scoring, force=force)
     profile, arrays = scored[0] if scored else (None, None)

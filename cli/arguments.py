@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ..quantizer import PointFit, Rounding, StepSearch
+from ..quantizer import PointFit, RangeSearch, Rounding, StepSearch
 from ..reconstruct import BlockLoss, Correction, Granularity, PresetName
 from ..sensitivity import Labels
 from .bundle import defaults_of
@@ -19,6 +19,7 @@ __all__ = [
     "OUT",
     "AfterArg",
     "AfterOrAutoArg",
+    "AttentionArg",
     "BlockLossArg",
     "BudgetArg",
     "ComparedBudgetArg",
@@ -51,6 +52,7 @@ __all__ = [
     "ObjectiveArg",
     "OptionsArg",
     "OutArg",
+    "PercentileArg",
     "PinArg",
     "PlanArg",
     "PowerArg",
@@ -58,6 +60,7 @@ __all__ = [
     "ProfileArg",
     "ProfileUnitArg",
     "QuietArg",
+    "RangesArg",
     "RefineArg",
     "RoundingArg",
     "RunArg",
@@ -174,6 +177,24 @@ LabelsArg = Annotated[
 DrawsArg = Annotated[int, typer.Option(min=1, max=64, help="Directions per input.", rich_help_panel=SCORES)]
 SearchArg = Annotated[StepSearch, typer.Option(help="How steps are searched.", rich_help_panel=SCORES)]
 PowerArg = Annotated[float, typer.Option("--p", help="Exponent of --search pnorm.", rich_help_panel=SCORES)]
+RangesArg = Annotated[
+    RangeSearch, typer.Option(help="How ranges of activations are found.", rich_help_panel=SCORES)
+]
+PercentileArg = Annotated[
+    float,
+    typer.Option(
+        help="Share of an activation's numbers within its range, in percent, with --ranges percentile.",
+        rich_help_panel=SCORES,
+    ),
+]
+AttentionArg = Annotated[
+    bool,
+    typer.Option(
+        "--attention",
+        help="Store what attention multiplies with each other in low bits too, where activations are.",
+        rich_help_panel=SCORES,
+    ),
+]
 RoundingArg = Annotated[Rounding, typer.Option(help="How weights are rounded.", rich_help_panel=SCORES)]
 FitArg = Annotated[
     PointFit, typer.Option("--points", help="How several points are fitted.", rich_help_panel=SCORES)

@@ -14,7 +14,7 @@ from ..allocator import (
     write_frontier,
 )
 from ..errors import InputError
-from ..quantizer import PointFit, Rounding, StepSearch
+from ..quantizer import PointFit, RangeSearch, Rounding, StepSearch
 from ..reconstruct import MethodName
 from ..sensitivity import Labels, check_feasible
 from .along import Stretch, measure_frontier
@@ -22,6 +22,7 @@ from .arguments import (
     OPTIONS,
     OUT,
     AfterArg,
+    AttentionArg,
     BlockLossArg,
     ConstraintsArg,
     CorrectArg,
@@ -47,9 +48,11 @@ from .arguments import (
     ModelArg,
     OptionsArg,
     OutArg,
+    PercentileArg,
     PinArg,
     PowerArg,
     QuietArg,
+    RangesArg,
     RoundingArg,
     SamplesArg,
     ScoresArg,
@@ -93,6 +96,9 @@ def frontier(
     draws: DrawsArg = 2,
     search: SearchArg = StepSearch.MSE,
     p: PowerArg = 2.0,
+    ranges: RangesArg = RangeSearch.MSE,
+    percentile: PercentileArg = 99.99,
+    attention: AttentionArg = False,
     rounding: RoundingArg = Rounding.NEAREST,
     points: FitArg = PointFit.JOINT,
     memory: MemoryArg = "2GiB",
@@ -128,8 +134,9 @@ def frontier(
             "out of the file, and say where the frontier begins and ends with --from and --to"
         )
     scoring = scoring_of(
-        options, scores, after, labels, draws, seed, search, p, rounding, points, memory, unit
-    )
+        options, scores, after, labels, draws, seed, search, p, rounding, points, memory, unit,
+        ranges, percentile, attention,
+    )  # fmt: skip
     making = making_of(method, iterations, granularity, block_loss, drop, correct, seed, memory)
     source = source_of(model, weights, data, eval_data, mean, std, samples, device)
     reporter, folder = Reporter(quiet), RunFolder(out)
@@ -142,6 +149,7 @@ def frontier(
         start or ANY_SIZE,
         "layer" if unit == "auto" else unit,
         constraints=limits.constraints,
+        activations=scoring.activations,
     )
     profile, arrays = job.profile(inputs, scoring, force=force)
     measured = measure_frontier(

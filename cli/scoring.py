@@ -6,10 +6,20 @@ from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 from ..allocator import parse_unit
+from ..errors import InputError
 from ..network import Data, Network
-from ..quantizer import Option, PointFit, Quantizer, Rounding, StepSearch, parse_options
+from ..quantizer import (
+    Option,
+    PointFit,
+    Quantizer,
+    RangeSearch,
+    RangeSettings,
+    Rounding,
+    StepSearch,
+    parse_option_set,
+)
 from ..reconstruct import AdaQuantOptions, BlockOptions, Gptq, GptqOptions, LearnedRounding, Learning
-from ..sensitivity import After, FisherSettings, Labels, OptionWeights
+from ..sensitivity import ActivationSettings, After, FisherSettings, Labels, OptionWeights
 from .choices import AfterChoice, AfterOrAutoChoice, ScoresChoice
 from .inputs import bytes_of
 
@@ -31,6 +41,7 @@ class Scoring:
     settings: FisherSettings
     after: After
     rivals: tuple[After, ...] = ()
+    activations: ActivationSettings | None = None
 
     def kinds(self) -> tuple[Scoring, ...]:
         """What is measured: one kind of scores, or those that compete."""
@@ -63,8 +74,27 @@ def scoring_of(
     points: PointFit,
     memory: str,
     unit: str,
+    ranges: RangeSearch = RangeSearch.MSE,
+    percentile: float = 99.99,
+    attention: bool = False,
 ) -> Scoring:
-    """How a profile is measured, from arguments as they are written."""
+    """How a profile is measured, from arguments as they are written.
+
+    Raises
+    ------
+    InputError
+        What cannot be read or is out of its range, or arguments about activations that stay float.
+    """
+    chosen = parse_option_set(options)
+    found = None
+    if chosen.activations:
+        settings_ = RangeSettings(ranges, percentile, p)
+        found = ActivationSettings(chosen.activations, settings_, attention)
+    elif attention:
+        raise InputError(
+            f"--attention is for activations in low bits, and --options {options} names none; write for "
+            f"example --options {chosen.weights[-1]}a8"
+        )
     settings = FisherSettings(
         labels=labels,
         draws=draws,
@@ -75,4 +105,4 @@ def scoring_of(
     quantizer = Quantizer(search=search, p=p, rounding=rounding, fit=points)
     rivals = RIVALS if after is AfterOrAutoChoice.AUTO else ()
     kind = RIVALS[0] if rivals else cast(After, after.value)
-    return Scoring(parse_options(options), quantizer, scores.value, settings, kind, rivals)
+    return Scoring(chosen.weights, quantizer, scores.value, settings, kind, rivals, found)

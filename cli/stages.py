@@ -18,9 +18,11 @@ from ..reconstruct import (
     MethodName,
     accept_edits,
     can_measure,
+    check_values,
     contest,
     layer_shapes,
     measure_finalized,
+    with_values,
 )
 from ..sensitivity import (
     Objective,
@@ -84,6 +86,7 @@ class Job:
                 scoring.method,
                 scoring.settings,
                 scoring.after,
+                scoring.activations,
             )
             try:
                 profile, arrays = read_profile(where)
@@ -107,6 +110,7 @@ class Job:
                     settings=scoring.settings,
                     after=scoring.after,
                     weights=scoring.weights(network, data),
+                    activations=scoring.activations,
                     store=self.folder.parts,
                     on_progress=progress,
                 )
@@ -277,6 +281,8 @@ class Job:
     def save(self, inputs: Inputs, plan: Plan, finalized: Finalized) -> None:
         """Write weights and program, and the plan last: a folder with a plan is complete."""
         began = time.perf_counter()
+        # Steps of activations may have been learned.
+        plan = with_values(plan, finalized.values)
         save_network(self.folder.path, inputs.network, plan, finalized)
         write_plan(self.folder.plan, plan)
         self.folder.drop_weight_parts()
@@ -307,7 +313,7 @@ class Job:
         constraints = packed.plan.constraints
         network = inputs.without(constraints.exclude if constraints else ()).network
         check_layers(packed.plan, layer_shapes(network))
-        finalized = Finalized(packed.finalized.layers, packed.rest)
+        finalized = replace(packed.finalized, biases=packed.rest)
         data = inputs.held_out or inputs.calibration
         drop = packed.plan.measured.drop if packed.plan.measured else None
         kind = drop.kind if drop is not None and can_measure(drop.kind, data) else None
@@ -324,6 +330,7 @@ class Job:
         check_layers(plan, layer_shapes(network))
         written, ledger = plan.complexity, ledger_of(network)
         accepted = accept_edits(plan)
+        check_values(plan, network)
         size_bits = sum(layer.size_bits for layer in accepted.layers) + ledger.fixed_bits
         if (written.weight_count, written.fixed_bits, written.float_bits) != ledger or (
             accepted.complexity.size_bits != size_bits

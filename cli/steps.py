@@ -6,12 +6,13 @@ import typer
 
 from ..allocator import read_plan, write_plan
 from ..errors import InputError
-from ..quantizer import PointFit, Rounding, StepSearch
+from ..quantizer import PointFit, RangeSearch, Rounding, StepSearch
 from ..sensitivity import Labels, read_profile, solve_plan, with_confidence
 from .arguments import (
     OPTIONS,
     OUT,
     AfterArg,
+    AttentionArg,
     BlockLossArg,
     BudgetArg,
     ComparedBudgetArg,
@@ -38,12 +39,14 @@ from .arguments import (
     ObjectiveArg,
     OptionsArg,
     OutArg,
+    PercentileArg,
     PinArg,
     PlanArg,
     PowerArg,
     ProfileArg,
     ProfileUnitArg,
     QuietArg,
+    RangesArg,
     RoundingArg,
     SamplesArg,
     ScoresArg,
@@ -88,6 +91,9 @@ def profile(
     draws: DrawsArg = 2,
     search: SearchArg = StepSearch.MSE,
     p: PowerArg = 2.0,
+    ranges: RangesArg = RangeSearch.MSE,
+    percentile: PercentileArg = 99.99,
+    attention: AttentionArg = False,
     rounding: RoundingArg = Rounding.NEAREST,
     points: FitArg = PointFit.JOINT,
     memory: MemoryArg = "2GiB",
@@ -103,8 +109,14 @@ def profile(
     """Score every option of every layer: writes profile.json; an interrupted run goes on where it stopped."""
     check_until_stable(until_stable, scores.value, after.value, budget or ())
     scoring = scoring_of(
-        options, scores, after, labels, draws, seed, search, p, rounding, points, memory, check_unit(unit)
-    )
+        options, scores, after, labels, draws, seed, search, p, rounding, points, memory, check_unit(unit),
+        ranges, percentile, attention,
+    )  # fmt: skip
+    if until_stable and scoring.activations is not None:
+        raise InputError(
+            "--until-stable compares plans of weights; leave the activations out of --options for it, and "
+            "profile with the number of samples that it finds"
+        )
     source = source_of(model, weights, data, None, mean, std, samples, device)
     reporter, folder = Reporter(quiet), RunFolder(out)
     folder.prepare((), force=force)

@@ -17,7 +17,7 @@ from ..allocator import (
     parse_unit,
 )
 from ..reconstruct import PRESETS, MethodName, PresetName
-from ..sensitivity import Profile
+from ..sensitivity import Profile, certifies_activations
 
 __all__ = ["plan_lines", "plan_table", "profile_table", "quality_table"]
 
@@ -31,6 +31,8 @@ def plan_table(plan: Plan) -> Table:
     strips = "strips of inputs" if parse_unit(plan.unit).cut else "channels"
     table.add_column(f"stored as (share of {strips})")
     table.add_column("bits per weight", justify="right")
+    if plan.activations:
+        table.add_column("reads")
     table.add_column("predicted loss", justify="right")
     for layer in plan.layers:
         table.add_row(
@@ -38,9 +40,15 @@ def plan_table(plan: Plan) -> Table:
             f"{prod(layer.shape):,}",
             _stored_as(layer),
             f"{layer.mean_bits:.2f}",
+            *([_reads(plan, layer)] if plan.activations else []),
             f"{layer.predicted_loss:.2e}",
         )
     return table
+
+
+def _reads(plan: Plan, layer: LayerPlan) -> str:
+    """Options of the values that a layer reads."""
+    return ", ".join(dict.fromkeys(value.option for value in plan.activations if layer.name in value.readers))
 
 
 def quality_table(plan: Plan, uniform: Plan | None, uniform_quality: Measured | None) -> Table:
@@ -76,6 +84,7 @@ def plan_lines(plan: Plan) -> list[str]:
             f"{certificate.bound:.4g} (gap {100 * certificate.relative_gap:.2g}%)"
         )
         lines.extend(_price_line(plan, name, price) for name, price in certificate.shadow_prices.items())
+    lines.extend(_activation_lines(plan))
     lines.extend(_cost_line(plan, name, cost) for name, cost in plan.complexity.costs.items())
     if plan.reconstruction is not None:
         lines.append(_method_line(plan.reconstruction))
@@ -95,6 +104,18 @@ def plan_lines(plan: Plan) -> list[str]:
             f"{guard.uniform_loss:.4g}, the solved plan {guard.plan_loss:.4g}"
         )
     return lines + (_search_lines(plan) if plan.search is not None else [])
+
+
+def _activation_lines(plan: Plan) -> list[str]:
+    """What activations add to the predicted loss, and whether the certificate is about them too."""
+    if not plan.activations:
+        return []
+    loss = sum(value.chosen.predicted_loss for value in plan.activations)
+    line = f"activations: {len(plan.activations)} values in low bits are predicted to lose {loss:.4g}"
+    if plan.certificate is None:
+        return [line]
+    counted = "which the certificate counts" if certifies_activations(plan) else "beside the certificate"
+    return [f"{line}, {counted}"]
 
 
 def _method_line(how: Reconstruction) -> str:

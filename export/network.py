@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..allocator import Plan
-from ..network import Network, load_program, save_program
-from ..reconstruct import Finalized
+from ..network import Network, load_program, save_program, with_explicit_activations
+from ..reconstruct import Finalized, value_tensors
 from .packed import read_packed, write_packed
 
 __all__ = ["PROGRAM", "WEIGHTS", "load", "save_network"]
@@ -29,7 +29,8 @@ def save_network(folder: Path, network: Network, plan: Plan, finalized: Finalize
 def load(folder: str | Path) -> Network:
     """The quantized network of a run folder, ready to be called; the user's own code is not needed.
 
-    Weights are dequantized to floats: ``weight[c] = sum_i step[i, c] * code[i, c]``.
+    Weights are dequantized to floats: ``weight[c] = sum_i step[i, c] * code[i, c]``. Values that the plan
+    stores in low bits are rounded to them as the network runs, by operations of its program.
 
     Examples
     --------
@@ -42,4 +43,6 @@ def load(folder: str | Path) -> Network:
         A file is missing or damaged, or the two do not belong together.
     """
     folder = Path(folder)
-    return load_program(folder / PROGRAM, read_packed(folder / WEIGHTS).tensors())
+    packed = read_packed(folder / WEIGHTS)
+    network = load_program(folder / PROGRAM, packed.tensors())
+    return with_explicit_activations(network, value_tensors(packed.finalized.values))

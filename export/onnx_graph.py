@@ -14,6 +14,7 @@ from torch.export import Dim
 
 from ..errors import InputError
 from ..network import Network
+from .onnx_values import translations
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -59,7 +60,13 @@ def open_graph(network: Network) -> ModelProto:
                 dynamic_shapes=dynamic,
                 strict=False,
             )
-            exported = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False)
+            exported = torch.onnx.export(
+                program,
+                dynamo=True,
+                opset_version=OPSET,
+                verbose=False,
+                custom_translation_table=translations(),
+            )
         except Exception as error:
             reason = str(error).strip().split("\n", 1)[0]
             raise InputError(

@@ -43,7 +43,7 @@ from ..quantizer import (
     steps_to_half,
     unpack_codes,
 )
-from ..reconstruct import Finalized, StoredLayer, StoredPart
+from ..reconstruct import Finalized, StoredLayer, StoredPart, plan_values, with_values
 
 __all__ = ["PackedNetwork", "read_packed", "write_packed"]
 
@@ -140,7 +140,7 @@ def write_packed(path: Path, network: Network, plan: Plan, finalized: Finalized)
         )
         for layer in network.layers
     }
-    header = Header(plan=plan, layouts=layouts, exponents=exponents)
+    header = Header(plan=with_values(plan, finalized.values), layouts=layouts, exponents=exponents)
     metadata = {ENTRY: header.model_dump_json(exclude_none=True)}
     with replace_file(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
@@ -172,7 +172,7 @@ def read_packed(path: Path) -> PackedNetwork:
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"{path} does not hold what its plan says: {error}") from error
     rest = {name[1:]: tensor for name, tensor in tensors.items() if name.startswith("=")}
-    return PackedNetwork(plan, Finalized(layers), header.layouts, rest)
+    return PackedNetwork(plan, Finalized(layers, values=plan_values(plan)), header.layouts, rest)
 
 
 def _pack_strips(plan: Plan, layer: LayerPlan) -> Tensor:

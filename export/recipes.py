@@ -111,7 +111,15 @@ def make_recipe(plan: Plan, toolkit: str, *, lower: bool = False) -> Recipe:
     if toolkit not in TOOLKITS:
         raise InputError(f"'{toolkit}' is not a toolkit with recipes; these are {', '.join(TOOLKITS)}")
     able = TOOLKITS[toolkit]
-    schemes, lowered = [], {}
+    schemes: list[Scheme] = []
+    lowered: dict[str, str] = {}
+    if plan.activations:
+        if not lower:
+            raise InputError(
+                f"the plan stores {len(plan.activations)} values in low bits, and recipes for {toolkit} are "
+                "of weights alone; use --format onnx, or export with --lower, which leaves values float"
+            )
+        lowered["activations"] = "recipes are of weights alone: float"
     for layer in plan.layers:
         scheme, why = _scheme(layer, able)
         stored = _stored_as(scheme)

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, fx
 
 from ..errors import InputError
+from .activation import activation_entries, check_activation, is_activation_key
 from .blocks import Block, find_blocks
 from .find import find_layers
 from .layer import Layer
 from .replay import Replay
-from .schedule import LayerHook, Schedule
+from .schedule import LayerHook, Schedule, ValueHook
 
 __all__ = ["InputShape", "Network"]
 
@@ -110,6 +111,7 @@ class Network:
         *,
         tensors: Mapping[str, Tensor] | None = None,
         on_layer: LayerHook | None = None,
+        on_value: ValueHook | None = None,
     ) -> Tensor:
         """Run the program and return its output, with the classes (or tokens) on the last axis.
 
@@ -120,10 +122,14 @@ class Network:
         inputs : Tensor or tuple of Tensor
             `(samples, ...)` each.
         tensors : mapping, optional
-            Tensors to use in place of those of the network, by qualified name.
+            Tensors to use in place of those of the network, by qualified name; and quantizers of values,
+            by `activation_key`.
         on_layer : callable, optional
             Called as `on_layer(call, x, y)` after each use of a layer, with what entered and what came
             out; what it returns goes on in place of `y`.
+        on_value : callable, optional
+            Called as `on_value(name, value)` with every input and every result that is a tensor, before it
+            is quantized; what it returns goes on in its place.
 
         Raises
         ------
@@ -132,7 +138,7 @@ class Network:
         """
         schedule = self.schedule
         values = schedule.start(self._check_inputs(inputs))
-        schedule.advance(values, self.overlay(tensors), 0, len(schedule.steps), on_layer)
+        schedule.advance(values, self.overlay(tensors), 0, len(schedule.steps), on_layer, on_value)
         output: Tensor = values[schedule.output]
         return output
 
@@ -201,20 +207,31 @@ class Network:
         return moved
 
     def overlay(self, tensors: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-        """All tensors, those given in place of those stored.
+        """All tensors, those given in place of those stored, and quantizers of values.
 
         Raises
         ------
         InputError
-            A name is not one of `tensors`; the message has the nearest names.
+            A name is not one of `tensors`, or a quantizer's not one of a value; the message has the nearest
+            names.
         """
         if not tensors:
             return self.tensors
+        for value, entry in activation_entries(tensors).items():
+            if not self.has_value(value):
+                known = [*self.schedule.inputs, *self.schedule.position]
+                near = difflib.get_close_matches(value, known, n=3) or known[:3]
+                raise InputError(f"the network has no value '{value}'; the nearest are {', '.join(near)}")
+            check_activation(value, entry)
         for name in tensors:
-            if name not in self.tensors:
+            if name not in self.tensors and not is_activation_key(name):
                 near = difflib.get_close_matches(name, self.tensors, n=3) or list(self.tensors)[:3]
                 raise InputError(f"the network has no tensor '{name}'; the nearest are {', '.join(near)}")
         return {**self.tensors, **tensors}
+
+    def has_value(self, name: str) -> bool:
+        """Whether the program has an input or result of this name."""
+        return name in self.schedule.position or name in self.schedule.inputs
 
     def _check_inputs(self, inputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         given = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from ..errors import InputError
+from .activation import activation_entries
 from .layer import Layer
 from .schedule import LayerHook, Values, tensors_in
 
@@ -46,6 +47,24 @@ class Replay:
         schedule.advance(self._values, self._network.tensors, self._cut, target)
         self._cut = target
 
+    def advance_to(self, value: str) -> None:
+        """Move the cut to just before a value is computed; an input has no such place but the beginning.
+
+        Raises
+        ------
+        InputError
+            The cut is already past that value: take values in the order of the program.
+        """
+        schedule = self._network.schedule
+        target = schedule.position.get(value, 0)
+        if target < self._cut:
+            raise InputError(
+                f"value '{value}' is computed before the cut of this replay; take values in the order of the "
+                "program, or start another replay"
+            )
+        schedule.advance(self._values, self._network.tensors, self._cut, target)
+        self._cut = target
+
     def finish(
         self, tensors: Mapping[str, Tensor] | None = None, *, on_layer: LayerHook | None = None
     ) -> Tensor:
@@ -60,6 +79,11 @@ class Replay:
         """
         schedule = self._network.schedule
         overlay = self._network.overlay(tensors)
+        for name in activation_entries(tensors or {}):
+            if schedule.position.get(name, 0) < self._cut:
+                raise InputError(
+                    f"value '{name}' is computed before the cut of this replay; start another replay"
+                )
         for name in tensors or {}:
             if schedule.first_read.get(name, self._cut) < self._cut:
                 raise InputError(

@@ -8,12 +8,14 @@ from typing import Any, TypeAlias
 
 from torch import Tensor, fx
 
+from .activation import activation_entries, quantized
 from .layer import LayerCall
 
-__all__ = ["LayerHook", "Schedule", "Step", "Values", "tensors_in"]
+__all__ = ["LayerHook", "Schedule", "Step", "ValueHook", "Values", "tensors_in"]
 
 Values: TypeAlias = dict[str, Any]
 LayerHook: TypeAlias = Callable[[LayerCall, Tensor, Tensor], Tensor]
+ValueHook: TypeAlias = Callable[[str, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -122,8 +124,17 @@ class Schedule:
         begin: int,
         end: int,
         on_layer: LayerHook | None = None,
+        on_value: ValueHook | None = None,
     ) -> None:
-        """Run steps `begin` to `end` (exclusive), adding results to `values` and dropping the spent ones."""
+        """Run steps `begin` to `end` (exclusive), adding results to `values` and dropping the spent ones.
+
+        Values for which `tensors` has an entry, see `activation_key`, go on in low bits: results as they
+        come, and inputs where the run begins.
+        """
+        entries = activation_entries(tensors)
+        if begin == 0:
+            for name in self.inputs:
+                self._finish(values, name, entries, on_value)
         for step in self.steps[begin:end]:
             args = [_fill(argument, values, tensors) for argument in step.args]
             kwargs = {key: _fill(argument, values, tensors) for key, argument in step.kwargs.items()}
@@ -131,10 +142,17 @@ class Schedule:
             if on_layer is not None and step.call is not None and step.source is not None:
                 result = on_layer(step.call, values[step.source], result)
             values[step.name] = result
+            self._finish(values, step.name, entries, on_value)
             # Otherwise the loop itself would keep the last operation's inputs alive.
             del args, kwargs, result
             for name in step.release:
                 values.pop(name, None)
+
+    @staticmethod
+    def _finish(values: Values, name: str, entries: Mapping[str, Tensor], on_value: ValueHook | None) -> None:
+        if on_value is not None and isinstance(values[name], Tensor):
+            values[name] = on_value(name, values[name])
+        quantized(values, name, entries)
 
 
 def _template(argument: Any) -> Any:

@@ -8,7 +8,7 @@ from .contest import Compared, contest
 from .corrections import Corrected, Correction, correct
 from .drop import can_measure
 from .edited import accept_edits
-from .finalize import Finalized, StoredLayer, StoredPart, finalize_nearest, layer_shapes
+from .finalize import Finalized, StoredLayer, StoredPart, finalize_nearest, layer_shapes, value_tensors
 from .gptq import Gptq, gptq_layer
 from .gram import InputGram
 from .judge import Candidate, Judged, judge, measure_finalized
@@ -24,6 +24,7 @@ from .presets import PRESETS, Preset, PresetName
 from .rounding import LearnedRounding, UnitReport
 from .straight_through import StraightThrough
 from .units import Granularity
+from .values import check_values, plan_values, with_values
 
 __all__ = [
     "PRESETS",
@@ -58,6 +59,7 @@ __all__ = [
     "Way",
     "accept_edits",
     "can_measure",
+    "check_values",
     "contest",
     "correct",
     "correct_biases",
@@ -70,5 +72,8 @@ __all__ = [
     "measure_finalized",
     "method_named",
     "multipoint_plan",
+    "plan_values",
     "tune_biases",
+    "value_tensors",
+    "with_values",
 ]

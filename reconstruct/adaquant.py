@@ -11,7 +11,7 @@ from torch import Tensor
 from ..allocator import Plan
 from ..network import Data, Layer, Network, rows
 from .activations import ActivationStore
-from .finalize import Finalized, StoredLayer, finalize_nearest
+from .finalize import Finalized, StoredLayer, finalize_nearest, value_tensors
 from .gptq import Gptq, gptq_layer
 from .gram import InputGram
 from .held_out import check_held_out, learned_and_judged
@@ -99,11 +99,13 @@ class AdaQuant:
             The plan does not fit the network, or the network has several inputs.
         """
         kept = UnitStore.of(store, self, network, plan, data)
-        nearest = {layer.name: layer for layer in finalize_nearest(network, plan).layers}
+        rounded = finalize_nearest(network, plan)
+        nearest = {layer.name: layer for layer in rounded.layers}
+        known = value_tensors(rounded.values) if self.sequential else {}
         done: dict[str, StoredLayer] = {}
         biases: dict[str, Tensor] = {}
         with ActivationStore(self.memory_bytes) as activations:
-            streams = Streams(network, data, activations, with_float=self.sequential)
+            streams = Streams(network, data, activations, with_float=self.sequential, replaced=known)
             for block in walkable_blocks(network, data):
                 streams.advance(block.entry)
                 for layer in block.layers:
@@ -121,7 +123,7 @@ class AdaQuant:
                         streams.replaced.update(biases)
                     if progress is not None:
                         progress(len(done), len(network.layers))
-        return Finalized(tuple(done[layer.name] for layer in network.layers), biases)
+        return Finalized(tuple(done[layer.name] for layer in network.layers), biases, rounded.values)
 
     def _learn(
         self, streams: Streams, layer: Layer, nearest: StoredLayer

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -53,7 +55,7 @@ def correct_biases(network: Network, data: Data, finalized: Finalized) -> Finali
             delta = changed[layer.weight] - network.weight(layer)
             shifts = [_mean_output(*totals[node], delta, len(data.inputs)) for node in layer.nodes]
             biases[layer.bias] = bias - torch.stack(shifts).mean(0)
-    return Finalized(finalized.layers, biases)
+    return replace(finalized, biases=biases)
 
 
 def _mean_output(call: LayerCall, total: Tensor, delta: Tensor, samples: int) -> Tensor:

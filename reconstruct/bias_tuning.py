@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -100,7 +101,7 @@ def tune_biases(
             if without_gain == PATIENCE:
                 break
     gains = surely_less(judge.by_sample({**fixed, **best}), judge.by_sample(fixed))
-    return Finalized(finalized.layers, {**finalized.biases, **best}) if gains else finalized
+    return replace(finalized, biases={**finalized.biases, **best}) if gains else finalized
 
 
 def _moved(

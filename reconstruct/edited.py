@@ -5,18 +5,22 @@ from __future__ import annotations
 from math import prod
 
 from ..allocator import (
+    BOPS,
     SIZE,
+    Constraints,
     Excess,
     LayerPlan,
     Plan,
     assignment_digest,
     check_rules,
+    converted,
     excesses,
     further_costs,
+    layer_activations,
     parse_unit,
 )
 from ..errors import InputError
-from ..quantizer import option_names, parse_option, stored_bits
+from ..quantizer import option_names, parse_option, stored_bits, weight_part
 
 __all__ = ["accept_edits"]
 
@@ -34,9 +38,10 @@ def accept_edits(plan: Plan) -> Plan:
         plan's own constraints or leads over one of its budgets; says which, and by how much.
     """
     layers = tuple(_counted(plan, layer) for layer in plan.layers)
-    untouched = assignment_digest(layers) == plan.assignment and layers == plan.layers
-    accepted = plan if untouched else _edited(plan, layers)
-    check_rules(accepted, option_names)
+    untouched = assignment_digest(layers, plan.activations) == plan.assignment and layers == plan.layers
+    accepted = plan if untouched else _edited(_with_bit_operations(plan), layers)
+    rules = converted(accepted.constraints or Constraints(), weight_part)
+    check_rules(accepted.model_copy(update={"constraints": rules}), option_names)
     for excess in excesses(accepted):
         raise InputError(_described(accepted, excess))
     return accepted
@@ -55,7 +60,7 @@ def _edited(plan: Plan, layers: tuple[LayerPlan, ...]) -> Plan:
             "measured": None,
             "search": None,
             "reconstruction": None,
-            "assignment": assignment_digest(layers),
+            "assignment": assignment_digest(layers, plan.activations),
         }
     )
     complexity = plan.complexity.model_copy(
@@ -66,6 +71,22 @@ def _edited(plan: Plan, layers: tuple[LayerPlan, ...]) -> Plan:
         }
     )
     return edited.model_copy(update={"complexity": complexity})
+
+
+def _with_bit_operations(plan: Plan) -> Plan:
+    """The plan with its table of bit operations counted at the bits that its values now have."""
+    if not plan.activations or BOPS not in (plan.tables or {}):
+        return plan
+    entering = layer_activations(plan.activations)
+    assert plan.tables is not None
+    costs = {
+        layer: {
+            text: float(entering[layer] * parse_option(text).bits * parse_option(text).points)
+            for text in options
+        }
+        for layer, options in plan.tables[BOPS].items()
+    }
+    return plan.model_copy(update={"tables": plan.tables | {BOPS: costs}})
 
 
 def _described(plan: Plan, excess: Excess) -> str:

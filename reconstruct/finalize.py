@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -10,10 +10,11 @@ from torch import Tensor
 
 from ..allocator import LayerCut, LayerPlan, Plan, check_layers
 from ..errors import InputError
-from ..network import Layer, Network, from_rows, rows
+from ..network import Layer, Network, activation_key, from_rows, rows
 from ..quantizer import Option, QuantizedRows, Quantizer, StepUnit, parse_option
+from .values import plan_values
 
-__all__ = ["Finalized", "StoredLayer", "StoredPart", "finalize_nearest", "layer_shapes"]
+__all__ = ["Finalized", "StoredLayer", "StoredPart", "finalize_nearest", "layer_shapes", "value_tensors"]
 
 
 @dataclass(frozen=True)
@@ -68,19 +69,28 @@ class Finalized:
         In network order.
     biases : dict of str to Tensor
         Replaced biases by tensor name; empty without a correction.
+    values : dict of str to Tensor
+        What quantizes values of the network, by their name; empty where all stay float.
     """
 
     layers: tuple[StoredLayer, ...]
     biases: dict[str, Tensor] = field(default_factory=dict)
+    values: dict[str, Tensor] = field(default_factory=dict)
 
     def tensors(self, network: Network) -> dict[str, Tensor]:
-        """What replaces the network's tensors: dequantized weights and corrected biases."""
+        """What replaces the network's tensors: dequantized weights, corrected biases, and low-bit values."""
         stored = {layer.name: layer for layer in self.layers}
         replaced = {
             layer.weight: from_rows(layer, stored[layer.name].dequantize()).to(network.weight(layer))
             for layer in network.layers
         }
-        return replaced | {name: bias.to(network.device) for name, bias in self.biases.items()}
+        replaced |= {name: bias.to(network.device) for name, bias in self.biases.items()}
+        return replaced | value_tensors(self.values)
+
+
+def value_tensors(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What quantizes values, by the names that changed networks have for it."""
+    return {activation_key(name): entry for name, entry in values.items()}
 
 
 def layer_shapes(network: Network) -> dict[str, tuple[int, ...]]:
@@ -119,7 +129,7 @@ def finalize_nearest(
         stored.append(_store(network, layer, planned[layer.name], quantizer))
         if on_layer is not None:
             on_layer(index + 1, len(network.layers))
-    return Finalized(tuple(stored))
+    return Finalized(tuple(stored), values=plan_values(plan))
 
 
 def _store(network: Network, layer: Layer, planned: LayerPlan, quantizer: Quantizer) -> StoredLayer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ from ..allocator import Plan
 from ..errors import InputError
 from ..network import Data, Layer, Network, rows
 from .activations import ActivationStore
-from .finalize import Finalized, StoredLayer, finalize_nearest
+from .finalize import Finalized, StoredLayer, finalize_nearest, value_tensors
 from .gram import InputGram
 from .grids import LayerGrid
 from .layer_inputs import check_positions, input_gram
@@ -104,10 +104,12 @@ class Gptq:
             The plan does not fit the network, or the network has several inputs.
         """
         kept = UnitStore.of(store, self, network, plan, data)
-        nearest = {layer.name: layer for layer in finalize_nearest(network, plan).layers}
+        rounded = finalize_nearest(network, plan)
+        nearest = {layer.name: layer for layer in rounded.layers}
         done: dict[str, StoredLayer] = {}
+        known = value_tensors(rounded.values) if self.sequential else {}
         with ActivationStore(self.memory_bytes) as activations:
-            streams = Streams(network, data, activations, with_float=self.crossed)
+            streams = Streams(network, data, activations, with_float=self.crossed, replaced=known)
             for block in walkable_blocks(network, data):
                 streams.advance(block.entry)
                 for layer in block.layers:
@@ -122,7 +124,7 @@ class Gptq:
                             streams.replace(layer, done[layer.name])
                     if progress is not None:
                         progress(len(done), len(network.layers))
-        return Finalized(tuple(done[layer.name] for layer in network.layers))
+        return replace(rounded, layers=tuple(done[layer.name] for layer in network.layers))
 
 
 def gptq_next(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +12,18 @@ from torch import Tensor
 
 from ..allocator import Plan
 from ..errors import InputError
-from ..network import Data, Network, from_rows, rows
-from ..quantizer import Quantizer, StepSearch, search_steps, signed_grid
+from ..network import Data, Network, find_sites, from_rows, rows, sample_sites, static_activation
+from ..quantizer import (
+    Quantizer,
+    RangeSearch,
+    RangeSettings,
+    StepSearch,
+    fit_range,
+    search_steps,
+    signed_grid,
+)
 from .cells import cells_of, nearest_at, with_steps
-from .finalize import Finalized, StoredLayer, finalize_nearest
+from .finalize import Finalized, StoredLayer, finalize_nearest, value_tensors
 from .held_out import check_held_out, learned_and_judged
 from .method import Progress
 from .network_loss import NetworkLoss
@@ -27,6 +35,7 @@ Measure = Callable[[Mapping[str, Tensor]], float]
 LEAST_EXPONENTS, MOST_EXPONENT = 3, 20.0
 # Of the logarithm of a layer's factor: finer, a line search looks at noise.
 TOLERANCE = 0.02
+SAMPLED = 2**15
 _RANGES = (("evaluations", 0, 10**7), ("samples", 1, 10**7), ("reach", 0.0, 2.0))
 
 
@@ -38,6 +47,7 @@ class Lapq:
     measured on a grid of p, and, where a parabola through it has its minimum inside the grid, there too.
     Then one factor for each layer multiplies its steps, and Powell's method minimises the loss over all
     factors together, as the steps of different layers make up for each other. Codes are always the nearest.
+    Values in low bits take part in both: their steps and zero points at each p, and a factor for each step.
 
     Parameters
     ----------
@@ -120,25 +130,30 @@ class Lapq:
                 progress(done, total)
             return loss.of(tensors)
 
-        normed = self._best_norm(network, start, Quantizer.from_settings(plan.quantizer), measure)
+        values = _NormValues(network, Data(data.inputs[: searched.stop], None, data.name), start)
+        normed = self._best_norm(network, start, Quantizer.from_settings(plan.quantizer), measure, values)
         moved = self._best_factors(network, normed, measure)
         if progress is not None:
             progress(total, total)
         return min((start, normed, moved), key=NetworkLoss(network, data, judged).of_finalized)
 
     def _best_norm(
-        self, network: Network, start: Finalized, quantizer: Quantizer, measure: Measure
+        self,
+        network: Network,
+        start: Finalized,
+        quantizer: Quantizer,
+        measure: Measure,
+        values: _NormValues,
     ) -> Finalized:
         """The steps of the best p, or those given where they are better."""
 
         def with_norm(p: float) -> Finalized:
             pairs = zip(network.layers, start.layers, strict=True)
-            return Finalized(
-                tuple(
-                    norm_layer(stored, rows(layer, network.weight(layer)), quantizer, p)
-                    for layer, stored in pairs
-                )
+            layers = tuple(
+                norm_layer(stored, rows(layer, network.weight(layer)), quantizer, p)
+                for layer, stored in pairs
             )
+            return replace(start, layers=layers, values=values.at(p))
 
         found = [(measure(each.tensors(network)), each) for each in map(with_norm, self.exponents)]
         between = vertex(self.exponents, [loss for loss, _ in found])
@@ -165,7 +180,7 @@ class Lapq:
                 best, least = factors.finalized(), found
             return found
 
-        count = len(network.layers)
+        count = factors.count
         options = {"maxfev": self.evaluations, "xtol": TOLERANCE, "ftol": 1e-4}
         bounds = [(-self.reach, self.reach)] * count
         minimize(objective, np.zeros(count), method="Powell", bounds=bounds, options=options)
@@ -213,18 +228,52 @@ def vertex(points: Sequence[float], losses: Sequence[float]) -> float | None:
     return least if points[0] < least < points[-1] else None
 
 
+class _NormValues:
+    """What quantizes values at steps and zero points that minimise a p-norm of their rounding error."""
+
+    def __init__(self, network: Network, data: Data, start: Finalized) -> None:
+        self._start = start.values
+        fixed = {name for name, entry in start.values.items() if len(entry) > 1}
+        sites = [site for site in find_sites(network, attention=True) if site.name in fixed]
+        self._samples = sample_sites(network, data, sites, count=SAMPLED) if sites else {}
+        self._nonnegative = {site.name: site.nonnegative for site in sites}
+
+    def at(self, p: float) -> dict[str, Tensor]:
+        """All values; those whose tokens find their own ranges stay as they are."""
+        found = dict(self._start)
+        for name, sample in self._samples.items():
+            grid = fit_range(
+                sample.numbers,
+                sample.low,
+                sample.high,
+                int(self._start[name][2]),
+                nonnegative=self._nonnegative[name],
+                settings=RangeSettings(RangeSearch.P_NORM, p=p),
+            )
+            found[name] = static_activation(grid.step, grid.zero_point, grid.levels)
+        return found
+
+
 class _Factors:
-    """The network with the steps of its layers times factors; only what changes is rounded anew."""
+    """The network with steps of layers and values times factors; only what changes is rounded anew."""
 
     def __init__(self, network: Network, start: Finalized) -> None:
         self._network, self._start = network, start
         self._logs = [0.0] * len(start.layers)
         self._layers = list(start.layers)
         self._tensors = start.tensors(network)
+        self._fixed = [name for name, entry in start.values.items() if len(entry) > 1]
+        self._values = dict(start.values)
+
+    @property
+    def count(self) -> int:
+        """How many factors there are: one for each layer, and then one for each value with one range."""
+        return len(self._layers) + len(self._fixed)
 
     def tensors(self, logs: Sequence[float]) -> dict[str, Tensor]:
-        """Tensors of the network with factors of these logarithms, one for each layer."""
-        for index, (layer, log) in enumerate(zip(self._network.layers, map(float, logs), strict=True)):
+        """Tensors of the network with factors of these logarithms."""
+        of_layers, of_values = list(map(float, logs))[: len(self._layers)], logs[len(self._layers) :]
+        for index, (layer, log) in enumerate(zip(self._network.layers, of_layers, strict=True)):
             if log == self._logs[index]:
                 continue
             own, weight = self._start.layers[index], self._network.weight(layer)
@@ -233,8 +282,12 @@ class _Factors:
                 own = nearest_at(with_steps(own, steps), rows(layer, weight).float())
             self._logs[index], self._layers[index] = log, own
             self._tensors[layer.weight] = from_rows(layer, own.dequantize()).to(weight)
-        return dict(self._tensors)
+        for name, log in zip(self._fixed, map(float, of_values), strict=True):
+            entry = self._start.values[name].clone()
+            entry[0] *= np.exp(log)
+            self._values[name] = entry
+        return self._tensors | value_tensors(self._values)
 
     def finalized(self) -> Finalized:
         """What `tensors` was last given for."""
-        return Finalized(tuple(self._layers))
+        return replace(self._start, layers=tuple(self._layers), values=dict(self._values))

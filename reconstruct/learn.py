@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ _RANGES = (
     ("iterations", 1, 10**7),
     ("batch", 1, 10**6),
     ("rate", 1e-9, 10.0),
+    ("step_rate", 0.0, 1.0),
     ("pull", 0.0, 1e3),
     ("warmup", 0.0, 1.0),
     ("soften", 0.0, 1.0),
@@ -53,6 +55,9 @@ class Learning:
         error before learning.
     warmup : float
         Share of the iterations without that regulariser.
+    step_rate : float
+        Learning rate of the logarithms of the activations' steps, which falls to 0 along half a cosine; 0
+        leaves them as they are.
     soften : float
         Where each weight begins: 0 at its stored value, 1 at the float one as far as that is in the stored
         value's cell. Between the two, learning keeps what a good start has found and is free to leave it.
@@ -70,6 +75,7 @@ class Learning:
     iterations: int = 1000
     batch: int = 32
     rate: float = 2e-2
+    step_rate: float = 1e-3
     pull: float = 1e-3
     warmup: float = 0.2
     soften: float = 0.5
@@ -110,10 +116,19 @@ class UnitData:
 
 @dataclass(frozen=True)
 class Learned:
-    """What came out of a unit, and after how many iterations."""
+    """What came out of a unit, and after how many iterations.
+
+    Attributes
+    ----------
+    layers : tuple of StoredLayer
+    iterations : int
+    values : dict of str to Tensor
+        What quantizes the values whose steps were learned, as `value_tensors` names it.
+    """
 
     layers: tuple[StoredLayer, ...]
     iterations: int
+    values: dict[str, Tensor] = field(default_factory=dict)
 
 
 def output_error(
@@ -142,8 +157,9 @@ def learn_rounding(
     samples: int,
     scale: float,
     settings: Learning,
+    steps_of: Sequence[str] = (),
 ) -> Learned:
-    """Layers of one unit with every weight at one of its two values.
+    """Layers of one unit with every weight at one of its two values, and its values' steps.
 
     A weight is ``low + gap h(V)`` with ``h(V) = clip(1.2 sigmoid(V) - 0.1, 0, 1)`` (AdaRound, equation 23),
     and V minimises
@@ -160,11 +176,15 @@ def learn_rounding(
         The first so many samples are learned from.
     scale : float
         Positive; error of the unit as it would be without learning.
+    steps_of : sequence of str
+        Names among `tensors` of what quantizes values with one range, whose steps are learned with the
+        rounding, by their logarithms; zero points stay.
 
     References
     ----------
     Nagel et al., "Up or down? Adaptive rounding for post-training quantization", ICML 2020, section 3.
-    Li et al., "BRECQ", ICLR 2021. Mixed inputs: Wei et al., "QDrop", ICLR 2022.
+    Li et al., "BRECQ", ICLR 2021. Mixed inputs: Wei et al., "QDrop", ICLR 2022. Steps: Esser et al., "Learned
+    step size quantization", ICLR 2020.
     """
     generator = torch.Generator().manual_seed(settings.seed)
     low = torch.cat([bracket.low.flatten() for bracket in brackets])
@@ -172,23 +192,21 @@ def learn_rounding(
     begin = torch.cat([bracket.begin(settings.soften).flatten() for bracket in brackets])
     position = begin.clamp(START_MARGIN, 1 - START_MARGIN)
     latent = torch.logit((position - STRETCH_LOW) / (STRETCH_HIGH - STRETCH_LOW))
-    adam = torch.optim.Adam([latent], lr=settings.rate)
+    logs = torch.zeros(len(steps_of), device=low.device)
+    groups = [{"params": [latent], "lr": settings.rate}, {"params": [logs], "lr": settings.step_rate}]
+    adam = torch.optim.Adam(groups)
     warm, iteration = round(settings.warmup * settings.iterations), 0
     for iteration in range(settings.iterations):
         sigmoid = latent.sigmoid()
         stretched = sigmoid * (STRETCH_HIGH - STRETCH_LOW) + STRETCH_LOW
         share = stretched.clamp(0.0, 1.0)
-        weights = (low + gap * share).requires_grad_()
-        error = _batch_error(
-            region,
-            data,
-            _unflatten(layers, weights, region.network.tensors),
-            tensors,
-            samples,
-            settings,
-            generator,
-        )
-        (slope,) = torch.autograd.grad(error, weights)
+        weights, factors = (low + gap * share).requires_grad_(), logs.clone().requires_grad_()
+        changed = _unflatten(layers, weights, region.network.tensors)
+        changed |= _stretched_steps(tensors, steps_of, factors)
+        error = _batch_error(region, data, changed, tensors, samples, settings, generator)
+        slope, logs.grad = torch.autograd.grad(error, (weights, factors), materialize_grads=True)
+        falling = (1 + math.cos(math.pi * iteration / settings.iterations)) / 2
+        adam.param_groups[1]["lr"] = settings.step_rate * falling
         slope = slope * gap / scale
         if iteration >= warm:
             progress = (iteration - warm) / max(1, settings.iterations - warm)
@@ -203,7 +221,16 @@ def learn_rounding(
     stored = [
         bracket.choose(each.view_as(bracket.low)) for bracket, each in zip(brackets, chosen, strict=True)
     ]
-    return Learned(tuple(stored), iteration + 1)
+    return Learned(tuple(stored), iteration + 1, _stretched_steps(tensors, steps_of, logs))
+
+
+def _stretched_steps(tensors: Mapping[str, Tensor], names: Sequence[str], logs: Tensor) -> dict[str, Tensor]:
+    """What quantizes values, with steps times ``exp(logs)``."""
+    found = {}
+    for name, factor in zip(names, logs.exp(), strict=True):
+        entry = tensors[name].to(factor.device)
+        found[name] = torch.cat([entry[:1] * factor, entry[1:]])
+    return found
 
 
 def _batch_error(

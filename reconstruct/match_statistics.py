@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from ..network import Data, Layer, LayerCall, Network, batches
 from ..quantizer import StepUnit
 from .activations import BATCH, ActivationStore
 from .cells import with_steps
-from .finalize import Finalized, StoredLayer
+from .finalize import Finalized, StoredLayer, value_tensors
 from .held_out import learned_and_judged
 from .network_loss import NetworkLoss, surely_less
 from .streams import Streams, walkable_blocks
@@ -70,7 +70,8 @@ def matched(network: Network, data: Data, finalized: Finalized, *, scale: bool) 
     stored = {layer.name: layer for layer in finalized.layers}
     biases = dict(finalized.biases)
     with ActivationStore(MEMORY_BYTES) as store:
-        streams = Streams(network, data, store, with_float=True)
+        known = value_tensors(finalized.values)
+        streams = Streams(network, data, store, with_float=True, replaced=known)
         for block in walkable_blocks(network, data):
             streams.advance(block.entry)
             for layer in block.layers:
@@ -89,7 +90,8 @@ def matched(network: Network, data: Data, finalized: Finalized, *, scale: bool) 
                     shifted = aim.mean - factors * (now.mean - bias.double())
                     biases[layer.bias] = bias = shifted.to(bias)
                 _join(streams, layer, stored[layer.name], bias)
-    return Finalized(tuple(stored[layer.name] for layer in network.layers), biases)
+    layers = tuple(stored[layer.name] for layer in network.layers)
+    return replace(finalized, layers=layers, biases=biases)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from ..network import Network
+from ..network import Network, activation_entries, is_activation_key
 
 __all__ = ["Region", "region_between"]
 
@@ -42,10 +42,23 @@ class Region:
         inputs : Tensor
             The network's own inputs of the same samples.
         tensors : mapping, optional
-            Tensors to use in place of the network's; those that the region does not read are left out.
+            Tensors to use in place of the network's; those that the region does not read are left out, and
+            so is what quantizes values that it does not compute. Low bits of the value at the entry are
+            given already, and giving them again changes nothing; it may be the network's own input.
         """
-        replaced = {name: tensor for name, tensor in (tensors or {}).items() if name in self.network.tensors}
+        replaced = {name: tensor for name, tensor in (tensors or {}).items() if self.reads(name)}
         return self.network.run((values, inputs) if self.reads_inputs else values, tensors=replaced)
+
+    def reads(self, name: str) -> bool:
+        """Whether a changed network's tensor of this name changes what the region computes."""
+        if name in self.network.tensors:
+            return True
+        if not is_activation_key(name):
+            return False
+        (value,) = activation_entries({name: torch.empty(0)})
+        inputs = self.network.schedule.inputs
+        # Of the network's own inputs the region takes sizes alone.
+        return value in self.network.schedule.position or (value == inputs[0] and self.reads_entry)
 
     def is_by_sample(self, values: Tensor, inputs: Tensor) -> bool:
         """Whether the value at the exit has its samples first, perhaps folded with the axis after them.

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from torch import Tensor
+
 from ..allocator import Plan
 from ..errors import InputError
-from ..network import Block, Data, Layer, Network, rows
+from ..network import Block, Data, Layer, Network, activation_entries, activation_key, rows
 from .activations import ActivationStore
-from .finalize import Finalized, StoredLayer, finalize_nearest
+from .finalize import Finalized, StoredLayer, finalize_nearest, value_tensors
 from .gptq import Gptq, gptq_next
 from .grids import LayerGrid
 from .held_out import check_held_out, learned_and_judged
 from .learn import Learning, learn_rounding, output_error
 from .method import Progress
+from .region import Region
 from .streams import Streams, walkable_blocks
 from .unit_store import UnitStore
 from .units import Granularity, joined_blocks, output_size, unit_data, units_of
@@ -110,7 +113,7 @@ class LearnedRounding:
         store: Path | None = None,
         on_unit: OnUnit | None = None,
     ) -> Finalized:
-        """Integer weights of a plan; the steps are those of nearest rounding.
+        """Integer weights of a plan, at the steps of nearest rounding, and steps of activations of their own.
 
         Parameters
         ----------
@@ -128,22 +131,31 @@ class LearnedRounding:
         InputError
             The plan does not fit the network, or the network has several inputs.
         """
-        done = {layer.name: layer for layer in finalize_nearest(network, plan).layers}
         kept = UnitStore.of(store, self, network, plan, data)
-        done = {layer.name: layer for layer in finalize_nearest(network, plan).layers}
-        for report, count, total in self._walk(network, data, done, kept):
+        rounded = finalize_nearest(network, plan)
+        done, values = {layer.name: layer for layer in rounded.layers}, dict(rounded.values)
+        for report, count, total in self._walk(network, data, done, values, kept):
             if progress is not None:
                 progress(count, total)
             if on_unit is not None and report is not None:
                 on_unit(report)
-        return Finalized(tuple(done[layer.name] for layer in network.layers))
+        return Finalized(tuple(done[layer.name] for layer in network.layers), values=values)
 
     def _walk(
-        self, network: Network, data: Data, done: dict[str, StoredLayer], kept: UnitStore
+        self,
+        network: Network,
+        data: Data,
+        done: dict[str, StoredLayer],
+        values: dict[str, Tensor],
+        kept: UnitStore,
     ) -> Iterator[tuple[UnitReport | None, int, int]]:
-        """Learn unit after unit into `done`; yield what came of each, None where it was kept, and how far."""
+        """Learn unit after unit into `done` and `values`.
+
+        Yields what came of each, None where it was kept, and how far.
+        """
         with ActivationStore(self.memory_bytes) as activations:
-            streams = Streams(network, data, activations, with_float=True)
+            known = value_tensors(values)
+            streams = Streams(network, data, activations, with_float=True, replaced=known)
             blocks = joined_blocks(network, walkable_blocks(network, data), self.granularity)
             total = sum(len(units_of(block, self.granularity)) for block in blocks)
             count = 0
@@ -153,9 +165,12 @@ class LearnedRounding:
                     report = None
                     found = kept.load(count, [done[layer.name] for layer in layers])
                     if found is None:
-                        report = self.learn_unit(streams, block, layers, done, count)
-                        kept.save(count, [done[layer.name] for layer in layers])
+                        report, learned = self.learn_unit(streams, block, layers, done, count)
+                        values.update(learned)
+                        kept.save(count, [done[layer.name] for layer in layers], values=learned)
                     else:
+                        values.update(found.values)
+                        streams.replaced.update(value_tensors(found.values))
                         for layer, stored in zip(layers, found.layers, strict=True):
                             done[layer.name] = stored
                             streams.replace(layer, stored)
@@ -169,8 +184,10 @@ class LearnedRounding:
         layers: Sequence[Layer],
         done: dict[str, StoredLayer],
         number: int,
-    ) -> UnitReport:
+    ) -> tuple[UnitReport, dict[str, Tensor]]:
         """Learn one unit; its layers join the quantized network and `done`.
+
+        Also returns what quantizes the values whose steps were learned, by their names.
 
         Parameters
         ----------
@@ -213,8 +230,9 @@ class LearnedRounding:
                 learned_from,
                 start_error * size,
                 replace(self.learning, seed=self.learning.seed + number),
+                _learnable(region, before) if self.learning.step_rate else (),
             )
-            streams.replaced = dict(before)
+            streams.replaced = before | learned.values
             for layer, stored in zip(layers, learned.layers, strict=True):
                 streams.replace(layer, stored)
             error = output_error(region, data, streams.replaced, judged_on) / size
@@ -223,7 +241,7 @@ class LearnedRounding:
             done.update({stored.name: stored for stored in learned.layers})
         else:
             streams.replaced = started
-        return UnitReport(
+        report = UnitReport(
             layers=tuple(layer.name for layer in layers),
             start_error=start_error,
             learned_error=error,
@@ -231,3 +249,14 @@ class LearnedRounding:
             iterations=learned.iterations if learned is not None else 0,
             seconds=time.perf_counter() - began,
         )
+        return report, activation_entries(learned.values) if learned is not None and kept else {}
+
+
+def _learnable(region: Region, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Names of what quantizes the values that a region computes, as far as they have one range."""
+    computed = region.network.schedule.position
+    return tuple(
+        activation_key(value)
+        for value, entry in activation_entries(tensors).items()
+        if value in computed and len(entry) > 1
+    )

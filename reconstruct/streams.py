@@ -29,7 +29,8 @@ class Streams:
     with_float : bool
         Whether the float network's values are kept too.
     replaced : dict
-        The tensors of the quantized network as far as they are known.
+        The tensors of the quantized network as far as they are known; those that quantize values from the
+        start.
     entry : str
         The node or input at the cut.
     quantized, floating : Activations
@@ -100,7 +101,7 @@ class Streams:
         return values.take(part).to(self.network.device)
 
     def _changes(self, region: Region) -> bool:
-        return any(name in region.network.tensors for name in self.replaced)
+        return any(region.reads(name) for name in self.replaced)
 
 
 def walkable_blocks(network: Network, data: Data) -> tuple[Block, ...]:

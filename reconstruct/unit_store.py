@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ..allocator import Plan
 from ..documents import replace_file
-from ..network import Data, Network, fingerprint
-from .finalize import Finalized, StoredLayer
+from ..network import Data, Network, activation_entries, fingerprint
+from .finalize import Finalized, StoredLayer, value_tensors
 
 __all__ = ["UnitStore"]
 
@@ -41,16 +41,22 @@ class UnitStore:
         """The store of a method's run; `method` is told apart by its `repr`."""
         if folder is None:
             return cls(None, "")
-        of = fingerprint(network.tensors), fingerprint(data), plan.assignment, plan.quantizer
+        values = [(value.name, value.option, value.chosen.step) for value in plan.activations]
+        of = fingerprint(network.tensors), fingerprint(data), plan.assignment, plan.quantizer, values
         return cls(folder, f"{method!r} {of!r}")
 
     def save(
-        self, number: int, layers: Iterable[StoredLayer], biases: Mapping[str, Tensor] | None = None
+        self,
+        number: int,
+        layers: Iterable[StoredLayer],
+        biases: Mapping[str, Tensor] | None = None,
+        values: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Keep the codes and steps of a unit, and its biases where they change."""
+        """Keep the codes and steps of a unit, and its biases and what quantizes values where they change."""
         if self._folder is None:
             return
-        tensors = {f"{BIAS}{name}": bias.contiguous().cpu() for name, bias in (biases or {}).items()}
+        tensors = {name: entry.cpu() for name, entry in value_tensors(values or {}).items()}
+        tensors |= {f"{BIAS}{name}": bias.contiguous().cpu() for name, bias in (biases or {}).items()}
         for layer in layers:
             for index, part in enumerate(layer.parts):
                 tensors[f"{layer.name}/{index}/codes"] = part.rows.codes.contiguous().cpu()
@@ -68,7 +74,8 @@ class UnitStore:
             biases = {
                 name.removeprefix(BIAS): tensor for name, tensor in tensors.items() if name.startswith(BIAS)
             }
-            return Finalized(tuple(_filled(layer, tensors) for layer in starts), biases)
+            filled = tuple(_filled(layer, tensors) for layer in starts)
+            return Finalized(filled, biases, activation_entries(tensors))
         except (OSError, SafetensorError, KeyError):
             # Never written, or not whole: the unit is done again.
             return None

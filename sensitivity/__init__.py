@@ -1,5 +1,7 @@
 """Scores: what every option of every layer costs in quality, and the document that keeps them."""
 
+from .activation_grids import ActivationSettings, SiteOptions, site_options
+from .activation_scores import ActivationScores, score_activations, score_activations_exact
 from .candidates import OptionWeights
 from .chart import SensitivityData, draw_sensitivity, sensitivity_data
 from .confidence import doubtful_layers, with_confidence
@@ -10,7 +12,7 @@ from .joint import Objective, joint_problem, unit_factors
 from .labels import Labels
 from .measure import check_profile, measure_profile, profile_fingerprint, tool_versions
 from .merge import merge_scores
-from .planning import best_uniform_plan, budget_bits, solve_plan, uniform_plans
+from .planning import best_uniform_plan, budget_bits, certifies_activations, solve_plan, uniform_plans
 from .problems import Posed, pose, problem_of
 from .profile import (
     After,
@@ -30,6 +32,8 @@ from .uniform import uniform_options
 
 __all__ = [
     "MOST_REGRET",
+    "ActivationScores",
+    "ActivationSettings",
     "After",
     "ExactScores",
     "FisherScores",
@@ -46,11 +50,13 @@ __all__ = [
     "RefineStep",
     "Refined",
     "SensitivityData",
+    "SiteOptions",
     "Stability",
     "StabilityRound",
     "Task",
     "best_uniform_plan",
     "budget_bits",
+    "certifies_activations",
     "check_feasible",
     "check_profile",
     "doubtful_layers",
@@ -69,9 +75,12 @@ __all__ = [
     "refine_plan",
     "resolved_for",
     "sample_counts",
+    "score_activations",
+    "score_activations_exact",
     "score_exact",
     "score_fisher",
     "sensitivity_data",
+    "site_options",
     "solve_plan",
     "task_of",
     "tool_versions",

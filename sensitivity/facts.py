@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..allocator import BOPS, Constraints, CostTable, LayerCut, Rules, Unit, expand_auto, match_rules
+from ..allocator import (
+    BOPS,
+    FLOAT_BITS,
+    Constraints,
+    CostTable,
+    LayerCut,
+    Rules,
+    Unit,
+    expand_auto,
+    match_rules,
+)
 from ..errors import InputError
 from ..network import Network
 from ..quantizer import Option, StepUnit, option_names, parse_option
 from .candidates import cut_of, layer_options
 from .profile import Profile
+from .site_rules import weights_only
 
 __all__ = [
     "LayerFacts",
@@ -24,9 +35,6 @@ __all__ = [
     "resolve",
     "rules_of",
 ]
-
-ACTIVATION_BITS = 32
-"""Activations stay float."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,27 +126,34 @@ def facts_of_network(
     )
 
 
-def counted_table(quantity: str, facts: Sequence[LayerFacts], options: Sequence[str]) -> CostTable:
+def counted_table(
+    quantity: str,
+    facts: Sequence[LayerFacts],
+    options: Sequence[str],
+    entering: Mapping[str, int] | None = None,
+) -> CostTable:
     """What one sample takes, counted from the network.
 
     ``macs``: the multiply-accumulates of a layer for every point. ``bops``: bit operations,
-    ``macs * points * bits * 32``, since activations stay 32-bit floats.
+    ``macs * points * bits * (bits of what enters)``, the latter 32 where activations stay float.
 
     Parameters
     ----------
     quantity : "macs" or "bops"
+    entering : mapping of str to int, optional
+        For every layer the sum over what it reads of ``macs * bits``, see `layer_activations`; default: all
+        are floats.
     """
-    parsed = {text: parse_option(text) for text in options}
-    bits = {text: option.bits * ACTIVATION_BITS if quantity == BOPS else 1 for text, option in parsed.items()}
-    return CostTable(
-        quantity,
-        {
-            layer.name: {
-                text: float(layer.macs * option.points * bits[text]) for text, option in parsed.items()
-            }
-            for layer in facts
-        },
-    )
+    costs = {}
+    for layer in facts:
+        work = layer.macs
+        if quantity == BOPS:
+            work = layer.macs * FLOAT_BITS if entering is None else entering[layer.name]
+        costs[layer.name] = {
+            text: float(work * option.points * (option.bits if quantity == BOPS else 1))
+            for text, option in ((text, parse_option(text)) for text in options)
+        }
+    return CostTable(quantity, costs)
 
 
 def resolve(constraints: Constraints | None, facts: Sequence[LayerFacts]) -> Constraints:
@@ -162,7 +177,7 @@ def rules_of(facts: Sequence[LayerFacts], options: Sequence[str], constraints: C
         See `match_rules` and `expand_auto`.
     """
     names = [layer.name for layer in facts]
-    constraints = resolve(constraints, facts)
+    constraints = weights_only(resolve(constraints, facts))
     fits = np.array([layer.fits for layer in facts])
     return match_rules(constraints, names, options, option_names, fits=fits)
 

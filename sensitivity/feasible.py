@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import NamedTuple
 
 from ..allocator import (
+    ACT_MEMORY,
     COUNTED,
     SIZE,
     Budget,
@@ -22,7 +23,9 @@ from ..allocator import (
 from ..errors import InfeasibleError, InputError
 from ..network import Network
 from ..quantizer import Option
+from .activation_grids import ActivationSettings
 from .facts import LayerFacts, counted_table, facts_of_network, resolve
+from .fewest import fewest_entering
 from .problems import Posed, pose_facts
 
 __all__ = [
@@ -112,8 +115,14 @@ def tables_for(
     tables: Sequence[CostTable],
     facts: Sequence[LayerFacts],
     options: Sequence[str],
+    entering: Mapping[str, int] | None = None,
 ) -> tuple[CostTable, ...]:
     """The tables given, and what is counted where a budget limits it and no table states it.
+
+    Parameters
+    ----------
+    entering : mapping of str to int, optional
+        See `counted_table`.
 
     Raises
     ------
@@ -125,15 +134,15 @@ def tables_for(
     if twice:
         raise InputError(f"a table is named {twice[0]}, which is taken; give every table a name of its own")
     for budget in budgets:
-        if budget.quantity not in (SIZE, *COUNTED, *names):
-            known = ", ".join(dict.fromkeys((SIZE, *COUNTED, *names)))
+        if budget.quantity not in (SIZE, *COUNTED, ACT_MEMORY, *names):
+            known = ", ".join(dict.fromkeys((SIZE, *COUNTED, ACT_MEMORY, *names)))
             raise InputError(
                 f"the budget {budget} limits {budget.quantity}, which is none of {known}; give its costs "
                 f"with --table {budget.quantity}=FILE"
             )
     limited = {budget.quantity for budget in budgets}
     counted = (quantity for quantity in COUNTED if quantity in limited and quantity not in names)
-    return (*tables, *(counted_table(quantity, facts, options) for quantity in counted))
+    return (*tables, *(counted_table(quantity, facts, options, entering) for quantity in counted))
 
 
 def check_feasible(
@@ -144,6 +153,7 @@ def check_feasible(
     *,
     constraints: Constraints | None = None,
     tables: Sequence[CostTable] = (),
+    activations: ActivationSettings | None = None,
 ) -> None:
     """Refuse budgets that no choice meets, each alone or all together.
 
@@ -153,19 +163,22 @@ def check_feasible(
         See `parse_budget`.
     unit : str
         See `parse_unit`. A choice below the layer also stores which strip has which option.
+    activations : ActivationSettings, optional
+        How values may be stored; default: they stay float.
 
     Raises
     ------
     InputError
-        Not a budget, a layer that no option fits, constraints that cannot be, a table without the costs that
-        are needed, or channels that could not have options of their own.
+        Not a budget, a layer or value that no option fits, constraints that cannot be, a table without the
+        costs that are needed, or channels that could not have options of their own.
     InfeasibleError
         Names the least and the greatest; where budgets clash, which, and how far off they are.
     """
     read, parsed, names = read_budgets(budgets), parse_unit(unit), [str(option) for option in options]
     facts = facts_of_network(network, options, parsed.cut)
     rules = resolve(constraints, facts)
-    posed = pose_facts(facts, names, parsed, rules, tables_for(read, tables, facts, names))
+    entering = fewest_entering(network, read, rules, activations)
+    posed = pose_facts(facts, names, parsed, rules, tables_for(read, tables, facts, names, entering))
     limits = limits_of(read, posed, unit, ledger_of(network))
     if len(limits) > 1:
         check_together(under_limits(posed, limits))
@@ -182,6 +195,9 @@ def limits_of(budgets: Sequence[Budget], posed: Posed, unit: str, ledger: Ledger
     quantities = [budget.quantity for budget in budgets]
     limits = []
     for budget in budgets:
+        # What values take does not depend on the weights.
+        if budget.quantity == ACT_MEMORY:
+            continue
         name = budget.quantity if quantities.count(budget.quantity) == 1 else str(budget)
         if budget.quantity == SIZE:
             size_bits = min(_size_limit(budget, posed, unit, ledger), MOST)
@@ -197,7 +213,7 @@ def limits_of(budgets: Sequence[Budget], posed: Posed, unit: str, ledger: Ledger
                 f"budget {budget} is below what {_choices(posed)} can reach per {unit}: {budget.quantity} is "
                 f"from {least / scale:.6g} to {greatest / scale:.6g}. Raise the budget or add cheaper options"
             )
-    return tuple(limits)
+    return tuple(limits) or (Limit(budgets[0], SIZE, 0, MOST),)
 
 
 def under_limits(posed: Posed, limits: Sequence[Limit]) -> MultiProblem:

@@ -16,6 +16,9 @@ from torch import Tensor
 from ..errors import InputError
 from ..network import Data, Layer, Network, fingerprint
 from ..quantizer import Option, Quantizer
+from .activation_grids import ActivationSettings, check_sites, site_options
+from .activation_profile import activation_profile
+from .activation_scores import score_activations, score_activations_exact
 from .candidates import OptionWeights, cut_of, layer_options
 from .exact import ExactScores, score_exact
 from .feasible import ledger_of
@@ -42,6 +45,7 @@ def profile_fingerprint(
     method: Method,
     settings: FisherSettings,
     after: After = "nearest",
+    activations: ActivationSettings | None = None,
 ) -> Fingerprint:
     """What scores measured from these belong to; the memory bound changes no score and is left out."""
     chosen: dict[str, Any] = {
@@ -53,6 +57,9 @@ def profile_fingerprint(
     if method == "fisher":
         chosen |= {"labels": settings.labels, "draws": settings.draws, "seed": settings.seed}
         chosen |= {"share": settings.share, "cut": settings.cut, "factor_rows": settings.factor_rows}
+    if activations is not None:
+        chosen |= {"activations": [str(option) for option in activations.options]}
+        chosen |= {"ranges": activations.settings()}
     return Fingerprint(
         weights=fingerprint(network.tensors),
         data=fingerprint(data),
@@ -95,10 +102,11 @@ def measure_profile(
     settings: FisherSettings | None = None,
     after: After = "nearest",
     weights: OptionWeights | None = None,
+    activations: ActivationSettings | None = None,
     store: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Profile, ProfileArrays | None]:
-    """Score every option of every layer.
+    """Score every option of every layer, and of every value that layers read where these have options too.
 
     Parameters
     ----------
@@ -110,8 +118,11 @@ def measure_profile(
         What makes the `weights`, for the profile.
     weights : callable, optional
         Weights of the options, such as those that GPTQ makes of them; default: rounded to nearest.
+    activations : ActivationSettings, optional
+        How values may be stored; default: they stay float.
     store : Path, optional
-        Folder for partial sums of the Fisher scores, from which an interrupted run goes on.
+        Folder for partial sums of the Fisher scores, from which an interrupted run goes on; those of
+        activations are measured last, and in one piece.
 
     Returns
     -------
@@ -123,12 +134,14 @@ def measure_profile(
     Raises
     ------
     InputError
-        A score is NaN or infinite; names layer and option.
+        A score is NaN or infinite; names layer or value, and option.
     """
     quantizer = quantizer or Quantizer()
     settings = settings or FisherSettings()
-    print_ = profile_fingerprint(network, data, options, quantizer, method, settings, after)
+    print_ = profile_fingerprint(network, data, options, quantizer, method, settings, after, activations)
     check_cut(network, method, settings.cut)
+    if activations is not None:
+        check_sites(network, activations)
     began = time.perf_counter()
     scores: ExactScores | FisherScores
     if method == "exact":
@@ -139,7 +152,21 @@ def measure_profile(
             weights=weights, store=store, key=print_.text(), on_progress=on_progress,
         )  # fmt: skip
     seconds = time.perf_counter() - began
-    return make_profile(network, data, options, quantizer, settings, scores, print_, seconds, after)
+    profile, arrays = make_profile(
+        network, data, options, quantizer, settings, scores, print_, seconds, after
+    )
+    if activations is None:
+        return profile, arrays
+    began = time.perf_counter()
+    sites = site_options(network, data, activations, seed=settings.seed)
+    if method == "exact":
+        found = score_activations_exact(network, data, sites, on_progress=on_progress)
+    else:
+        found = score_activations(network, data, sites, settings, on_progress=on_progress)
+    seconds = round(time.perf_counter() - began, 3)
+    document = activation_profile(network, sites, found, activations, method)
+    update = {"activations": document, "seconds": profile.seconds | {"activations": seconds}}
+    return profile.model_copy(update=update), arrays
 
 
 def make_profile(

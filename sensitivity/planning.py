@@ -15,13 +15,17 @@ from ..allocator import (
     solve_joint,
     solve_multi,
 )
-from .feasible import read_budgets
+from .facts import facts_of_profile
+from .feasible import read_budgets, tables_for
 from .joint import Objective, joint_problem
+from .memory import refuse_memory_of_floats
 from .profile import Profile, ProfileArrays
-from .task import build_plan, ledger_of_profile, pose_task
+from .site_rules import uniform_widths
+from .task import activation_loss, build_plan, ledger_of_profile, pose_task, resolved_for, tables_at
 from .uniform import uniform_choices
+from .widths import Together, counts_widths, least_loss_widths, profile_site_allowed, solve_together
 
-__all__ = ["best_uniform_plan", "budget_bits", "solve_plan", "uniform_plans"]
+__all__ = ["best_uniform_plan", "budget_bits", "certifies_activations", "solve_plan", "uniform_plans"]
 
 
 def budget_bits(profile: Profile, budget: str) -> int:
@@ -75,14 +79,81 @@ def solve_plan(
         a table without the costs that are needed.
     InfeasibleError
         No choice meets the budgets; names the least and the greatest complexity, and the budgets that clash.
+
+    Notes
+    -----
+    Where activations have options too and no budget counts their bits, every value takes the option of least
+    loss. Else values and whole layers are chosen together, see `solve_together`; a choice below the layer
+    then takes the values' bits from there, and its certificate is about the weights at these bits.
     """
-    task = pose_task(profile, arrays, budgets, unit, constraints=constraints, tables=tables)
+    widths: tuple[str, ...] = ()
+    if profile.activations is None:
+        refuse_memory_of_floats(read_budgets(budgets))
+        profile_site_allowed(profile, constraints or Constraints())
+    else:
+        together, widths = _widths(profile, budgets, constraints, tables, time_limit_s)
+        if together is not None and unit == "layer" and objective is not Objective.JOINT:
+            return _whole_plan(profile, budgets, constraints, tables, together)
+    task = pose_task(profile, arrays, budgets, unit, constraints=constraints, tables=tables, widths=widths)
     if objective is None:
         finer = parse_unit(unit).kind != "layer" and arrays is not None and arrays.factors is not None
         objective = Objective.JOINT if finer else Objective.ADDITIVE
     if objective is Objective.JOINT:
         return task.plan(solve_joint(joint_problem(task)))
     return task.plan(solve_multi(task.problem, time_limit_s=time_limit_s))
+
+
+def _widths(
+    profile: Profile,
+    budgets: str | Sequence[str],
+    constraints: Constraints | None,
+    tables: Sequence[CostTable],
+    time_limit_s: float | None,
+) -> tuple[Together | None, tuple[str, ...]]:
+    """Option of every value, and what it was chosen with where budgets count it."""
+    read, resolved = read_budgets(budgets), resolved_for(profile, constraints)
+    assert profile.activations is not None
+    if not counts_widths(read):
+        return None, least_loss_widths(profile.activations, profile_site_allowed(profile, resolved))
+    # Whether every quantity has costs is found out here.
+    tables_for(read, tables, facts_of_profile(profile), profile.options)
+    ledger = ledger_of_profile(profile)
+    together = solve_together(profile, read, ledger, resolved, tables, time_limit_s=time_limit_s)
+    return together, together.widths
+
+
+def _whole_plan(
+    profile: Profile,
+    budgets: str | Sequence[str],
+    constraints: Constraints | None,
+    tables: Sequence[CostTable],
+    together: Together,
+) -> Plan:
+    read, resolved = read_budgets(budgets), resolved_for(profile, constraints)
+    plan = build_plan(
+        profile, None, "layer",
+        [[option] * layer.strips for option, layer in zip(together.layers, profile.layers, strict=True)],
+        None,
+        budgets=tuple(map(str, read)),
+        constraints=None if resolved == Constraints() else resolved,
+        tables=tables_at(profile, read, tables, together.widths),
+        certificate=together.certificate,
+        widths=together.widths,
+    )  # fmt: skip
+    for excess in excesses(plan):
+        raise RuntimeError(f"a plan left the solver over its budget {excess.budget}")
+    return plan
+
+
+def certifies_activations(plan: Plan) -> bool:
+    """Whether the certificate of a plan is about weights and activations together, and not weights alone."""
+    return (
+        bool(plan.activations)
+        and plan.unit == "layer"
+        and counts_widths(read_budgets(plan.budgets))
+        and plan.certificate is not None
+        and plan.certificate.objective_form == "additive"
+    )
 
 
 def best_uniform_plan(profile: Profile, plan: Plan) -> Plan | None:
@@ -100,6 +171,8 @@ def best_uniform_plan(profile: Profile, plan: Plan) -> Plan | None:
     if plan.certificate is None or plan.unit != "layer":
         return best
     objective, bound = best.predicted_loss, plan.certificate.bound
+    if not certifies_activations(plan):
+        objective -= activation_loss(best)
     gap = max(0.0, objective - bound)
     certificate = plan.certificate.model_copy(
         update={
@@ -122,6 +195,8 @@ def uniform_plans(
 ) -> dict[str, Plan]:
     """For every option that all layers can take, the plan in which they do, as far as constraints allow.
 
+    Where values have options too, for every option of theirs with it, named such as ``w4a8``.
+
     Parameters
     ----------
     budgets : tuple of str, optional
@@ -133,12 +208,23 @@ def uniform_plans(
             [profile.options[column]] * layer.strips
             for column, layer in zip(taken, profile.layers, strict=True)
         ]
-        plan = build_plan(
-            profile, None, "layer", assigned, None,
-            budgets=budgets or ("100%",), constraints=constraints, tables=tables, certificate=None,
-        )  # fmt: skip
-        if budgets is None:
-            own = average_budget(plan.complexity.size_bits - profile.fixed_bits, profile.weight_count)
-            plan = plan.model_copy(update={"budgets": (own,)})
-        plans[option] = plan
+        for width, widths in _uniform_widths(profile, constraints).items():
+            limits = read_budgets(budgets) if budgets else ()
+            plan = build_plan(
+                profile, None, "layer", assigned, None,
+                budgets=budgets or ("100%",), constraints=constraints,
+                tables=tables_at(profile, limits, tables, widths), certificate=None, widths=widths,
+            )  # fmt: skip
+            if budgets is None:
+                own = average_budget(plan.complexity.size_bits - profile.fixed_bits, profile.weight_count)
+                plan = plan.model_copy(update={"budgets": (own,)})
+            plans[f"{option}{width}"] = plan
     return plans
+
+
+def _uniform_widths(profile: Profile, constraints: Constraints | None) -> dict[str, tuple[str, ...]]:
+    """For every option that all values have it, as far as they may; one entry where all stay float."""
+    if profile.activations is None:
+        return {"": ()}
+    allowed = profile_site_allowed(profile, constraints or Constraints())
+    return uniform_widths(allowed, profile.activations.options)

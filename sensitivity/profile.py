@@ -16,6 +16,7 @@ from ..allocator import LayerCut
 from ..documents import read_document, replace_file, write_document
 from ..errors import InputError
 from ..quantizer import Option, parse_option
+from .activation_profile import ActivationProfile
 
 __all__ = [
     "After",
@@ -174,7 +175,7 @@ class Profile(_Document):
 
     Parameters
     ----------
-    version : 1
+    version : 2
     method : "fisher" or "exact"
     after : "nearest", "gptq", "adaquant" or "brecq"
         What made the options' weights that were scored.
@@ -205,9 +206,11 @@ class Profile(_Document):
         Time per stage.
     stability : Stability, optional
         How the number of samples was found, where it was asked for.
+    activations : ActivationProfile, optional
+        The values that layers read, where these have options too.
     """
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     method: Literal["fisher", "exact"]
     after: After = "nearest"
     labels: Text | None = None
@@ -229,6 +232,7 @@ class Profile(_Document):
     stability: Stability | None = None
     versions: dict[Text, Text] = Field(default_factory=dict)
     layers: tuple[LayerProfile, ...] = Field(min_length=1)
+    activations: ActivationProfile | None = None
 
     @model_validator(mode="after")
     def _check_layers(self) -> Self:
@@ -249,6 +253,12 @@ class Profile(_Document):
             if unknown:
                 raise ValueError(
                     f"layer '{layer.name}' has scores for {sorted(unknown)}, not in the option set"
+                )
+        for site in self.activations.sites if self.activations else ():
+            if not set(site.readers) <= set(names):
+                raise ValueError(
+                    f"value '{site.name}' is read by {', '.join(set(site.readers) - set(names))}, which is "
+                    "not a layer of the profile"
                 )
         return self
 

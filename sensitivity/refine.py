@@ -237,10 +237,12 @@ class Around:
         ]
         self._reference = float_logits(network, data)
         self._judging_reference = float_logits(network, judging)
+        activations = task.profile.activations
+        self._values = {} if activations is None else activations.entries(task.widths)
 
     def tensors(self, choice: NDArray[np.intp]) -> dict[str, Tensor]:
-        """The weights under a choice, by tensor name."""
-        found = {}
+        """The weights under a choice, by tensor name, and what quantizes values."""
+        found = dict(self._values)
         posed = self._task.posed
         for row, layer in enumerate(self._network.layers):
             weight = self._network.weight(layer)
@@ -302,7 +304,9 @@ class Around:
 
     def part_slope(self, choice: NDArray[np.intp], part: NDArray[np.intp]) -> NDArray[np.float64]:
         """< dL/dW, dW(o) > over some samples, (units, options)."""
-        tensors = {name: tensor.requires_grad_() for name, tensor in self.tensors(choice).items()}
+        tensors = self.tensors(choice)
+        for layer in self._network.layers:
+            tensors[layer.weight].requires_grad_()
         with torch.enable_grad():
             for piece in batches(len(part)):
                 index = torch.from_numpy(part[piece])

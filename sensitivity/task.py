@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..allocator import (
+    COUNTED,
     Budget,
     Certificate,
     Complexity,
@@ -22,6 +24,8 @@ from ..allocator import (
     Status,
     assignment_digest,
     excesses,
+    further_costs,
+    layer_activations,
     match_layers,
     parse_unit,
     solve_multi,
@@ -34,7 +38,16 @@ from .measure import tool_versions
 from .problems import Posed, layer_scores, pose
 from .profile import Profile, ProfileArrays
 
-__all__ = ["Task", "build_plan", "ledger_of_profile", "pose_task", "resolved_for", "task_of"]
+__all__ = [
+    "Task",
+    "activation_loss",
+    "build_plan",
+    "ledger_of_profile",
+    "pose_task",
+    "resolved_for",
+    "tables_at",
+    "task_of",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +67,8 @@ class Task:
         The units, and which strips they hold.
     problem : MultiProblem
         The units' additive losses and costs under the budgets.
+    widths : tuple of str
+        Option of every value that is stored in low bits, which this task does not choose.
     """
 
     profile: Profile
@@ -63,6 +78,7 @@ class Task:
     constraints: Constraints
     posed: Posed
     problem: MultiProblem
+    widths: tuple[str, ...] = ()
 
     def plan(self, solution: MultiSolution) -> Plan:
         """The document of a solution."""
@@ -80,9 +96,11 @@ class Task:
             constraints=None if self.constraints == Constraints() else self.constraints,
             tables=self.posed.tables,
             certificate=certificate,
+            widths=self.widths,
         )  # fmt: skip
         if certificate.objective_form == "joint":
-            plan = plan.model_copy(update={"predicted_loss": certificate.objective})
+            predicted = certificate.objective + activation_loss(plan)
+            plan = plan.model_copy(update={"predicted_loss": predicted})
         for excess in excesses(plan):
             raise RuntimeError(
                 f"a plan left the solver over its budget {excess.budget} by {excess.taken - excess.limit}"
@@ -130,19 +148,45 @@ def pose_task(
     *,
     constraints: Constraints | None = None,
     tables: Sequence[CostTable] = (),
+    widths: tuple[str, ...] = (),
 ) -> Task:
-    """Read and check what is to be solved; parameters and errors as `solve_plan`."""
+    """Read and check what is to be solved; parameters and errors as `solve_plan`.
+
+    Parameters
+    ----------
+    widths : tuple of str
+        Option of every value of the profile, where these have options.
+    """
     read, resolved = read_budgets(budgets), resolved_for(profile, constraints)
-    given = tables_for(read, tables, facts_of_profile(profile), profile.options)
+    given = tables_at(profile, read, tables, widths)
     posed = pose(profile, arrays, unit, constraints=resolved, tables=given)
     limits = limits_of(read, posed, unit, ledger_of_profile(profile))
-    return Task(profile, arrays, unit, tuple(read), resolved, posed, under_limits(posed, limits))
+    return Task(profile, arrays, unit, tuple(read), resolved, posed, under_limits(posed, limits), widths)
+
+
+def tables_at(
+    profile: Profile, budgets: Sequence[Budget], tables: Sequence[CostTable], widths: Sequence[str]
+) -> tuple[CostTable, ...]:
+    """The tables given, and what is counted at these bits of activations, whatever was counted before."""
+    found, entering = profile.activations, None
+    if found is not None and widths:
+        tables = [table for table in tables if table.name not in COUNTED]
+        entering = layer_activations(found.planned(widths))
+    return tables_for(budgets, tables, facts_of_profile(profile), profile.options, entering)
+
+
+def activation_loss(plan: Plan) -> float:
+    """What the scores predict for the plan's activations."""
+    return math.fsum(value.chosen.predicted_loss for value in plan.activations)
 
 
 def task_of(profile: Profile, arrays: ProfileArrays | None, plan: Plan) -> Task:
     """The task that a plan solves."""
     tables = tuple(CostTable(name, costs) for name, costs in (plan.tables or {}).items())
-    return pose_task(profile, arrays, plan.budgets, plan.unit, constraints=plan.constraints, tables=tables)
+    return pose_task(
+        profile, arrays, plan.budgets, plan.unit, constraints=plan.constraints, tables=tables,
+        widths=tuple(value.option for value in plan.activations),
+    )  # fmt: skip
 
 
 def ledger_of_profile(profile: Profile) -> Ledger:
@@ -173,8 +217,15 @@ def build_plan(
     constraints: Constraints | None,
     tables: Sequence[CostTable],
     certificate: Certificate | None,
+    widths: Sequence[str] = (),
 ) -> Plan:
-    """The document of an assignment; `whole` says which layers are one unit, None: all are."""
+    """The document of an assignment; `whole` says which layers are one unit, None: all are.
+
+    Parameters
+    ----------
+    widths : sequence of str
+        Option of every value of the profile, where these have options.
+    """
     predicted = _predicted_losses(profile, arrays, assigned, whole)
     parsed = parse_unit(unit)
     layers = []
@@ -199,8 +250,9 @@ def build_plan(
             )
         )
     weights = sum(layer.size_bits for layer in layers)
-    names = [layer.name for layer in profile.layers]
-    return Plan(
+    found = profile.activations
+    activations = () if found is None else found.planned(widths)
+    plan = Plan(
         unit=str(parsed),
         budgets=budgets,
         constraints=constraints,
@@ -211,17 +263,20 @@ def build_plan(
             fixed_bits=profile.fixed_bits,
             float_bits=profile.float_bits,
             weight_count=profile.weight_count,
-            costs={table.name: float(table.total(zip(names, assigned, strict=True))) for table in tables},
         ),
         certificate=certificate,
-        predicted_loss=sum(predicted),
+        predicted_loss=sum(predicted) + sum(value.chosen.predicted_loss for value in activations),
         profile=profile.fingerprint.text(),
         options=profile.options,
         quantizer=profile.quantizer,
-        assignment=assignment_digest(layers),
+        assignment=assignment_digest(layers, activations),
         versions=tool_versions(),
         layers=tuple(layers),
+        activations=activations,
+        live=() if found is None else found.live,
     )
+    costs = {name: float(cost) for name, cost in further_costs(plan).items()}
+    return plan.model_copy(update={"complexity": plan.complexity.model_copy(update={"costs": costs})})
 
 
 def _predicted_losses(

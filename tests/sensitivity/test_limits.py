@@ -195,7 +195,7 @@ def test_multiply_accumulates_are_paid_for_every_point(make_profile: MakeProfile
         ([], r"no budget is given"),
         (
             ["energy=3"],
-            r"budget energy=3 limits energy, which is none of size, macs, bops, latency; .* --table energy=",
+            r"energy=3 limits energy, which is none of size, macs, bops, act_memory, latency; .* --table",
         ),
         (
             ["latency=0.001"],

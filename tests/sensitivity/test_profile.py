@@ -165,7 +165,7 @@ def edited(path: Path, edit: Callable[[Any], object]) -> None:
 @pytest.mark.parametrize(
     ("edit", "reason"),
     [
-        (lambda d: d.update(version=2), "version"),
+        (lambda d: d.update(version=1), "version"),
         (lambda d: d.update(surprise=1), "surprise"),
         (lambda d: d.pop("layers"), "layers"),
         (lambda d: d.update(layers=[]), "layers"),

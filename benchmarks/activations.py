@@ -1,0 +1,180 @@
+"""Weights and activations in low bits: one pair of options for all, against what is allocated at its cost.
+
+    python benchmarks/activations.py cifar10_resnet20
+    python benchmarks/activations.py cifar10_resnet20 --methods brecq
+    python benchmarks/activations.py mobilenetv1_075_in1k vit_tiny_in1k --rows w8a8 w4a8
+
+Every network, row and method is measured on its own and kept in the page beside the others; what is there is
+not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from typing import Any
+
+import torch
+from networks import MOBILENET, NETWORKS, RESNET, VIT, Subject, load_subject
+from report import RESULTS, Table, write_report
+
+from apportion.allocator import Plan
+from apportion.network import float_logits
+from apportion.quantizer import parse_option_set
+from apportion.reconstruct import MethodName, measure_finalized, method_named
+from apportion.sensitivity import (
+    ActivationSettings,
+    Profile,
+    ProfileArrays,
+    measure_profile,
+    solve_plan,
+    uniform_plans,
+)
+
+OPTIONS = "w2..8a2..8"
+SAMPLES = {RESNET: 256, MOBILENET: 128, VIT: 64}
+PAIRS = ("w4a4", "w4a8", "w6a6", "w8a8")
+FRONTIER = ("w3a3", "w4a4", "w5a5", "w6a6", "w8a8")
+KEPT = RESULTS / "activations.json"
+
+
+def main() -> None:
+    """Measure what is named and write results/activations.{json,md}."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("networks", nargs="*", metavar="NETWORK", help=", ".join(NETWORKS))
+    parser.add_argument("--methods", nargs="*", default=["nearest", "gptq"])
+    parser.add_argument("--rows", nargs="*", default=[*PAIRS, "frontier"])
+    parser.add_argument("--threads", type=int, default=1)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    found: dict[str, Any] = json.loads(KEPT.read_text())["networks"] if KEPT.exists() else {}
+    for name in given.networks or [RESNET]:
+        subject = load_subject(name, SAMPLES[name])
+        _measure(subject, [MethodName(method) for method in given.methods], given.rows, found)
+    _write(found)
+
+
+def _measure(subject: Subject, methods: list[MethodName], rows: list[str], found: dict[str, Any]) -> None:
+    network, data = subject.network, subject.calibration
+    options = parse_option_set(OPTIONS)
+    profile, arrays = measure_profile(
+        network, data, options.weights, activations=ActivationSettings(options.activations)
+    )
+    case = found.setdefault(subject.name, {"samples": len(data.inputs), "rows": {}})
+    case["held_out"] = subject.held_out.name
+    reference = float_logits(network, subject.held_out)
+    plans = uniform_plans(profile)
+    for label, plan in _plans(profile, arrays, plans, rows):
+        row = case["rows"].setdefault(label, {})
+        row |= {
+            "bits": plan.complexity.average_bits,
+            "bops": _bops(profile, plan),
+            "act_memory": plan.complexity.costs["act_memory"],
+            "predicted": plan.predicted_loss,
+        }
+        for method in methods:
+            if method.value in row:
+                continue
+            began = time.perf_counter()
+            finalized = method_named(method).finalize(network, plan, data)
+            quality = measure_finalized(network, finalized, subject.held_out, reference)
+            row[method.value] = {
+                "loss": quality.loss,
+                "standard_error": quality.standard_error,
+                "accuracy": quality.accuracy,
+                "seconds": round(time.perf_counter() - began, 1),
+            }
+            case["float_accuracy"] = quality.float_accuracy
+            print(subject.name, label, method.value, row[method.value], flush=True)
+            _write(found)
+
+
+def _plans(
+    profile: Profile, arrays: ProfileArrays | None, uniform: dict[str, Plan], rows: list[str]
+) -> list[tuple[str, Plan]]:
+    """What is compared, each with its name in the table."""
+    made = []
+    for pair in PAIRS:
+        if pair in rows:
+            same = uniform[pair]
+            budgets = [f"{same.complexity.average_bits:.6f}b", f"bops={_bops(profile, same):.0f}"]
+            made.append((f"{pair}: uniform", same))
+            for unit in ("layer", "channel"):
+                plan = solve_plan(profile, arrays, budgets, unit)
+                made.append((f"{pair}: allocated per {unit}, as many bits and bops", plan))
+    if "frontier" in rows:
+        for pair in FRONTIER:
+            same = uniform[pair]
+            made.append((f"{pair}: uniform", same))
+            plan = solve_plan(profile, arrays, [f"bops={_bops(profile, same):.0f}"], "layer")
+            made.append((f"{pair}: allocated per layer, as many bops", plan))
+    return made
+
+
+def _bops(profile: Profile, plan: Plan) -> float:
+    """Bit operations of a plan, whether a budget limits them or not."""
+    if "bops" in plan.complexity.costs:
+        return plan.complexity.costs["bops"]
+    bits = {layer.name: int(str(layer.option)[1:]) for layer in plan.layers}
+    return float(
+        sum(
+            macs * value.chosen.bits * bits[layer]
+            for value in plan.activations
+            for layer, macs in value.readers.items()
+        )
+    )
+
+
+def _write(found: dict[str, Any]) -> None:
+    methods = [
+        str(method)
+        for method in MethodName
+        if any(method.value in row for case in found.values() for row in case["rows"].values())
+    ]
+    tables = []
+    for name, case in found.items():
+        rows = []
+        for label, row in case["rows"].items():
+            cells: list[object] = [
+                label,
+                row["bits"],
+                row["bops"] / 1e6,
+                row["act_memory"] / 1024,
+                row["predicted"],
+            ]
+            for method in methods:
+                made = row.get(method)
+                cells += [made["loss"], _percent(made["accuracy"])] if made else [None, None]
+            rows.append(cells)
+        header = ["plan", "stored bits per weight", "bops, M", "peak of values, KiB", "predicted loss"]
+        for method in methods:
+            header += [f"KL, {method}", f"accuracy, {method}"]
+        title = (
+            f"{name}, {case['samples']} calibration images, judged on {case['held_out']} "
+            f"(float: {_percent(case.get('float_accuracy'))})"
+        )
+        tables.append(Table(title, header, rows))
+    notes = [
+        f"Options {OPTIONS}; every layer and every value takes part, the first and the last too. *Uniform* "
+        "is one pair of options for all. *Allocated* chooses weights and activations together within the bit "
+        "operations, and where it says so the stored bits, of the uniform plan above it. The peak of values "
+        "counts one sample, with convolutions computed into the relu or addition that follows. KL is that of "
+        "the float network's output to the quantized one's, in nats.",
+    ]
+    write_report(
+        "activations",
+        "Weights and activations in low bits",
+        "python benchmarks/activations.py",
+        tables,
+        notes,
+        {"networks": found},
+    )
+
+
+def _percent(share: float | None) -> str | None:
+    return None if share is None else f"{100 * share:.2f}%"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""Step and zero point of a value that is stored in low bits, from a sample of its numbers."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from .steps import check_exponent
+
+__all__ = ["ActivationGrid", "RangeSearch", "RangeSettings", "fit_range"]
+
+CANDIDATES = 16
+ROUNDS = 3
+SEARCHED = 2**15
+LEAST_SHARE = 0.05
+MOST_PERCENT = 100.0
+
+
+class RangeSearch(enum.StrEnum):
+    """What fixes the range of a value.
+
+    ``minmax``: all numbers of the data. ``percentile``: all but a small share at either end. ``mse`` and
+    ``pnorm``: the range of least (p-th power of the) error.
+    """
+
+    MIN_MAX = "minmax"
+    PERCENTILE = "percentile"
+    MSE = "mse"
+    P_NORM = "pnorm"
+
+
+@dataclass(frozen=True)
+class RangeSettings:
+    """How ranges are found.
+
+    Parameters
+    ----------
+    search : RangeSearch
+    percentile : float
+        Share of the numbers inside the range in percent, above 50 up to 100, for ``percentile``.
+    p : float
+        Exponent for ``pnorm``, at least 1.
+
+    Raises
+    ------
+    InputError
+        A setting outside its range.
+    """
+
+    search: RangeSearch = RangeSearch.MSE
+    percentile: float = 99.99
+    p: float = 2.0
+
+    def __post_init__(self) -> None:
+        check_exponent(self.p)
+        if not MOST_PERCENT / 2 < self.percentile <= MOST_PERCENT:
+            raise InputError(
+                f"the percentile is {self.percentile:g}; it is above 50 and at most 100, such as 99.99"
+            )
+
+    def settings(self) -> dict[str, str | float]:
+        """The fields as documents keep them."""
+        return {"search": str(self.search), "percentile": self.percentile, "p": self.p}
+
+
+@dataclass(frozen=True)
+class ActivationGrid:
+    """The numbers that a stored value can have: ``(code - zero_point) * step``, codes from 0 to `levels`.
+
+    Attributes
+    ----------
+    step : float
+        Above 0.
+    zero_point : int
+        The code of 0, from 0 to `levels`; 0 for values that are never negative.
+    levels : int
+        ``2^bits - 1``.
+    """
+
+    step: float
+    zero_point: int
+    levels: int
+
+    @classmethod
+    def over(cls, low: float, high: float, levels: int) -> ActivationGrid:
+        """The grid from `low` to `high`, as near as the code of 0 allows; 0 is always in it."""
+        low, high = min(low, 0.0), max(high, 0.0)
+        # In single precision, as it is computed with.
+        step = float(torch.tensor((high - low) / levels, dtype=torch.float32))
+        if not step > torch.finfo(torch.float32).tiny:
+            return cls(1.0, 0 if low == 0 else levels, levels)
+        return cls(step, min(levels, round(-low / step)), levels)
+
+    def quantize(self, x: Tensor) -> Tensor:
+        """The nearest numbers of the grid."""
+        step = torch.tensor(self.step, dtype=x.dtype)
+        codes = ((x * step.reciprocal()).round() + self.zero_point).clamp_(0, self.levels)
+        return (codes - self.zero_point) * step
+
+    def error(self, x: Tensor, p: float) -> float:
+        """Mean of ``|x - quantized x|^p``."""
+        difference = (self.quantize(x) - x).abs_()
+        powers = difference.square_() if p == 2 else difference.pow_(p)
+        return float(powers.mean(dtype=torch.float64))
+
+
+def fit_range(
+    numbers: Tensor,
+    low: float,
+    high: float,
+    levels: int,
+    *,
+    nonnegative: bool,
+    settings: RangeSettings | None = None,
+) -> ActivationGrid:
+    """The grid of a value.
+
+    Parameters
+    ----------
+    numbers : Tensor, shape (n,), float32
+        A sample.
+    low, high : float
+        The least and the greatest of all numbers, not of the sample alone.
+    levels : int
+        The greatest code.
+    nonnegative : bool
+        Whether the value is never negative: its zero point is 0, and all codes are for what is above.
+    settings : RangeSettings, optional
+
+    Notes
+    -----
+    The search moves both ends of the range, as shares of `low` and `high`: first together, then one and the
+    other in turns, from coarse to fine.
+    """
+    settings = settings or RangeSettings()
+    low, high = (0.0, max(high, 0.0)) if nonnegative else (min(low, 0.0), max(high, 0.0))
+    whole = ActivationGrid.over(low, high, levels)
+    if settings.search is RangeSearch.MIN_MAX or low == high:
+        return whole
+    if settings.search is RangeSearch.PERCENTILE:
+        share = settings.percentile / MOST_PERCENT
+        ends = torch.tensor([1 - share, share], dtype=numbers.dtype)
+        cut_low, cut_high = torch.quantile(numbers, ends).tolist()
+        return ActivationGrid.over(max(low, cut_low), min(high, cut_high), levels)
+    p = 2.0 if settings.search is RangeSearch.MSE else settings.p
+    searched = numbers
+    if len(numbers) > SEARCHED:
+        # Drawn, since every n-th number may come from the same places of every image.
+        drawn = torch.randperm(len(numbers), generator=torch.Generator().manual_seed(0))
+        searched = numbers[drawn[:SEARCHED]]
+    best, least = whole, whole.error(searched, p)
+    shares = [1.0, 1.0]
+    # Both ends, then each alone; what moves nothing is left out.
+    moves = [(0, 1)] if low == 0 or high == 0 else [(0, 1), (0,), (1,)]
+    width = 1 - LEAST_SHARE
+    for _ in range(ROUNDS):
+        for ends_moved in moves:
+            start = list(shares)
+            for index in range(CANDIDATES + 1):
+                factor = 1 + width * (2 * index / CANDIDATES - 1)
+                tried = list(start)
+                for end in ends_moved:
+                    tried[end] = min(1.0, max(LEAST_SHARE / levels, start[end] * factor))
+                grid = ActivationGrid.over(low * tried[0], high * tried[1], levels)
+                error = grid.error(searched, p)
+                if error < least:
+                    best, least, shares = grid, error, tried
+        width *= 2 / CANDIDATES
+    return best

@@ -1,0 +1,67 @@
+"""The values that a plan stores in low bits, as the network runs with them."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..allocator import ActivationPlan, Plan
+from ..errors import InputError
+from ..network import Network, dynamic_activation, find_sites, static_activation
+
+__all__ = ["check_values", "plan_values", "with_values"]
+
+
+def plan_values(plan: Plan) -> dict[str, Tensor]:
+    """What quantizes every value of the plan, by its name; see `activation_key`."""
+    return {value.name: _entry(value) for value in plan.activations}
+
+
+def with_values(plan: Plan, values: dict[str, Tensor]) -> Plan:
+    """The plan with steps and zero points as a method found them, under the options that it chose."""
+    found = []
+    for value in plan.activations:
+        step, zero = value.chosen.step, value.chosen.zero_point
+        entry = values.get(value.name)
+        if entry is not None and len(entry) > 1:
+            step, zero = float(entry[0]), int(entry[1])
+        chosen = value.chosen.model_copy(update={"step": step, "zero_point": zero})
+        choices = value.choices | {value.option: chosen}
+        found.append(value.model_copy(update={"choices": choices}))
+    return plan.model_copy(update={"activations": tuple(found)})
+
+
+def check_values(plan: Plan, network: Network) -> None:
+    """Refuse a plan whose values are not those of the network.
+
+    Raises
+    ------
+    InputError
+        A value that the network does not have, that other layers read, or that a layer reads and the plan
+        leaves out.
+    """
+    if not plan.activations:
+        return
+    planned = {value.name: value for value in plan.activations}
+    needed = {site.name: {reader.layer for reader in site.readers} for site in find_sites(network)}
+    for name, value in planned.items():
+        readers = needed.get(name, set())
+        if not network.has_value(name) or set(value.readers) != readers:
+            has = f"layers {', '.join(sorted(readers))} read" if readers else "no layer reads"
+            raise InputError(
+                f"the plan stores the value '{name}' for {', '.join(value.readers) or 'products alone'}, but "
+                f"{has} it in this network; use the network that the plan was made for"
+            )
+    for name in needed:
+        if name not in planned:
+            raise InputError(
+                f"the plan has no entry for the value '{name}', which {', '.join(sorted(needed[name]))} "
+                "reads; every value that a layer reads needs one where activations are stored in low bits"
+            )
+
+
+def _entry(value: ActivationPlan) -> Tensor:
+    chosen = value.chosen
+    levels = 2**chosen.bits - 1
+    if chosen.step is None or chosen.zero_point is None:
+        return dynamic_activation(levels)
+    return static_activation(chosen.step, chosen.zero_point, levels)

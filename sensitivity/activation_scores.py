@@ -1,0 +1,204 @@
+"""What storing a value in low bits costs in quality: by the Fisher information, and exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..network import Data, Network, activation_key, batches, kl_divergence, quantize_activation
+from .activation_grids import SiteOptions
+from .fisher import FisherSettings
+from .labels import cotangents, noise_count
+from .store import standard_error
+from .subsample import choose_samples
+
+__all__ = ["ActivationScores", "score_activations", "score_activations_exact"]
+
+MOST_SAMPLES_AT_ONCE = 64
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class ActivationScores:
+    """Losses of storing one value alone in low bits.
+
+    Attributes
+    ----------
+    loss, error : Tensor, shape (sites, options), float64
+        Mean over samples, and its standard error; options in the order of each site's own, 0 beyond them.
+    """
+
+    loss: Tensor
+    error: Tensor
+
+
+def score_activations(
+    network: Network,
+    data: Data,
+    sites: Sequence[SiteOptions],
+    settings: FisherSettings,
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> ActivationScores:
+    """Loss of every option of every value by the Fisher information of the output distribution.
+
+    For the change of a value from x to x^(o),
+
+        loss(s, o) = 1/2 mean_n sum_r < u_r' dz_n/dx_s , x^_s(o) - x_s >^2   with   E sum_r u_r u_r' = F(z_n)
+
+    which is KL(float || quantized) to second order, as for weights, see `score_fisher`. One forward pass, and
+    one more and a backward pass per draw for the samples whose output is not certain.
+
+    Parameters
+    ----------
+    on_progress : callable, optional
+        Told (samples done, samples in all).
+
+    Raises
+    ------
+    InputError
+        A score is NaN or infinite; names the value and the option. ``Labels.ALL`` for an output with too many
+        classes or several positions.
+    """
+    chosen = choose_samples(network, data, settings.share, settings.seed)
+    count, options = len(chosen.index), max(len(site.options) for site in sites)
+    total = torch.zeros(len(sites), options, dtype=torch.float64)
+    square = torch.zeros_like(total)
+    chunk = _chunk(network, data, settings)
+    for start in range(0, count, chunk):
+        part = slice(start, min(start + chunk, count))
+        index = chosen.index[part]
+        effects = _effects(network, data, index, sites, settings, options)
+        loss = chosen.weight[part, None, None] * effects.square().sum(0) / 2
+        total += loss.sum(0)
+        square += loss.square().sum(0)
+        if on_progress is not None:
+            on_progress(part.stop, count)
+    return _checked(sites, total, square, len(data.inputs))
+
+
+def score_activations_exact(
+    network: Network,
+    data: Data,
+    sites: Sequence[SiteOptions],
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> ActivationScores:
+    """Loss of every option by measurement: values times options replays of the rest of the network.
+
+    Raises
+    ------
+    InputError
+        A score is NaN or infinite; names the value and the option.
+    """
+    count, options = len(data.inputs), max(len(site.options) for site in sites)
+    total = torch.zeros(len(sites), options, dtype=torch.float64)
+    square = torch.zeros_like(total)
+    with torch.inference_mode():
+        for part in batches(count, BATCH):
+            replay = network.replay(data.inputs[part].to(network.device))
+            reference: Tensor | None = None
+            for row, site in enumerate(sites):
+                replay.advance_to(site.site.name)
+                reference = replay.finish() if reference is None else reference
+                for column, entry in enumerate(site.entries()):
+                    changed = replay.finish({activation_key(site.site.name): entry})
+                    loss = kl_divergence(reference, changed).cpu()
+                    total[row, column] += loss.sum()
+                    square[row, column] += loss.square().sum()
+            if on_progress is not None:
+                on_progress(part.stop, count)
+    return _checked(sites, total, square, count)
+
+
+def _effects(
+    network: Network,
+    data: Data,
+    index: Tensor,
+    sites: Sequence[SiteOptions],
+    settings: FisherSettings,
+    options: int,
+) -> Tensor:
+    """``< u_r' dz_n/dx_s , x^_s(o) - x_s >``, scaled for means over positions.
+
+    Shape (draws, samples, sites, options).
+    """
+    names = {site.site.name: row for row, site in enumerate(sites)}
+    values: dict[str, Tensor] = {}
+
+    def watch(name: str, value: Tensor) -> Tensor:
+        if name in names:
+            values[name] = value if value.requires_grad else value.detach().requires_grad_()
+            return values[name]
+        return value
+
+    with torch.enable_grad():
+        logits = network.run(data.inputs[index].to(network.device), on_value=watch)
+    noise = _noise(logits, index.tolist(), settings)
+    directions = cotangents(logits, settings.labels, settings.draws, noise)
+    ordered = [values[site.site.name] for site in sites]
+    effects = torch.zeros(len(directions), len(index), len(sites), options, dtype=torch.float64)
+    gradients = [
+        # A value that the output does not depend on has no derivative.
+        torch.autograd.grad(
+            logits, ordered, direction, retain_graph=number + 1 < len(directions), allow_unused=True
+        )
+        for number, direction in enumerate(directions)
+    ]
+    scale = logits[0, ..., 0].numel() ** -0.5
+    with torch.inference_mode():
+        for row, site in enumerate(sites):
+            value = ordered[row].detach()
+            for column, entry in enumerate(site.entries()):
+                change = (quantize_activation(value, entry) - value).double()
+                for draw, gradient in enumerate(gradients):
+                    if gradient[row] is not None:
+                        product = (gradient[row] * change).reshape(len(index), -1).sum(1)
+                        effects[draw, :, row, column] = (scale * product).cpu()
+    return effects
+
+
+def _noise(logits: Tensor, samples: Sequence[int], settings: FisherSettings) -> Tensor | None:
+    """Uniform numbers of every sample, from a generator of its own, so that chunks change nothing."""
+    count = noise_count(settings.labels, settings.draws, logits.shape[-1])
+    if count == 0:
+        return None
+    drawn = [
+        torch.rand(
+            (*logits.shape[1:-1], count),
+            generator=torch.Generator().manual_seed(settings.seed * 1_000_003 + sample),
+        )
+        for sample in samples
+    ]
+    return torch.stack(drawn).to(logits.device)
+
+
+def _chunk(network: Network, data: Data, settings: FisherSettings) -> int:
+    """Samples whose values and gradients fit into half of the memory, judged from one sample."""
+    floats = 0
+
+    def count(name: str, value: Tensor) -> Tensor:
+        nonlocal floats
+        floats += (2 + settings.draws) * value.numel()
+        return value
+
+    with torch.inference_mode():
+        network.run(data.inputs[:1].to(network.device), on_value=count)
+    fitting = settings.memory_bytes // 2 // max(1, 4 * floats)
+    return max(1, min(MOST_SAMPLES_AT_ONCE, fitting))
+
+
+def _checked(sites: Sequence[SiteOptions], total: Tensor, square: Tensor, samples: int) -> ActivationScores:
+    loss = total / samples
+    wrong = (~torch.isfinite(loss)).nonzero()
+    if len(wrong):
+        row, column = wrong[0].tolist()
+        raise InputError(
+            f"value '{sites[row].site.name}': score is {float(loss[row, column])} for option "
+            f"{sites[row].options[column]}; check that the calibration data is scaled as in training"
+        )
+    return ActivationScores(loss, standard_error(total, square, samples))

@@ -1,0 +1,97 @@
+"""Activations in low bits from the command line: scored, limited, edited, loaded and judged again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import apportion
+from apportion.allocator import read_plan
+from apportion.demo import digits_data
+
+ARGUMENTS = ["--samples", "64", "--options", "w3..5a4,w4a6,w4a8", "--method", "gptq", "--unit", "layer"]
+
+
+Allocate = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, allocate: Allocate) -> Path:
+    folder = tmp_path_factory.mktemp("activations") / "run"
+    budgets = ["--budget", "bops=9M", "--budget", "4.5b", "--budget", "act_memory=2KiB"]
+    outcome = allocate(*budgets, *ARGUMENTS, "--pin", "stem=w5a8", "--out", folder, "--quiet")
+    assert outcome.code == 0, outcome
+    return folder
+
+
+def test_a_plan_keeps_budgets_and_rules_of_weights_and_activations(run: Path) -> None:
+    plan = read_plan(run / "plan.json")
+    assert plan.complexity.costs["bops"] <= 9e6
+    assert plan.complexity.costs["act_memory"] <= 2048
+    assert plan.complexity.average_bits <= 4.5
+    assert plan.layers[0].option == "w5"
+    assert plan.activations[0].option == "a8"
+    assert len({value.option for value in plan.activations}) > 1
+    assert plan.guard is not None
+    assert "a" in plan.guard.option
+
+
+def test_a_loaded_network_is_the_one_that_was_measured(run: Path, allocate: Allocate) -> None:
+    plan = read_plan(run / "plan.json")
+    measured = allocate("evaluate", run, "--json").json
+    assert measured["loss"] == pytest.approx(plan.measured.loss, rel=1e-6)  # type: ignore[union-attr]
+    held_out = digits_data()[1]
+    network = apportion.load(run)
+    with torch.inference_mode():
+        right = (network(held_out.inputs).argmax(-1) == held_out.labels).float().mean()
+    assert float(right) == pytest.approx(plan.measured.accuracy)  # type: ignore[union-attr]
+
+
+def test_an_edited_width_is_counted_again(run: Path, tmp_path: Path, allocate: Allocate) -> None:
+    document = json.loads((run / "plan.json").read_text())
+    before = document["complexity"]["costs"]
+    value = next(each for each in document["activations"] if each["option"] != "a4")
+    value["option"] = "a4"
+    edited = tmp_path / "plan.json"
+    edited.write_text(json.dumps(document))
+    out = tmp_path / "out"
+    common = ["finalize", "--samples", "64", "--method", "nearest", "--out", str(out), "--plan", str(edited)]
+    # The rule for the first layer forbids it for what that layer reads.
+    if value["name"] == document["activations"][0]["name"]:
+        del document["constraints"]["pin"]
+        edited.write_text(json.dumps(document))
+    outcome = allocate(*common)
+    assert outcome.code == 0, outcome
+    assert "edited by hand" in outcome.err
+    plan = read_plan(out / "plan.json")
+    assert plan.certificate is None
+    assert plan.complexity.costs["bops"] < before["bops"]
+    for each in document["activations"]:
+        each["option"] = "a8"
+    edited.write_text(json.dumps(document))
+    outcome = allocate(*common, "--force")
+    assert outcome.code == 2
+    assert "more than its budget" in " ".join(outcome.err.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--budget", "4b", "--options", "w4,w8a8"], "for some options and not for w4"),
+        (["--budget", "4b", "--attention"], "--attention is for activations in low bits"),
+        (["--budget", "act_memory=9KiB"], "limits what activations take, and they stay float"),
+        (["--budget", "act_memory=9B", "--options", "w4a4"], "budget act_memory=9B is below what values"),
+        (["--budget", "9b", "--options", "w4a4d"], "value 'inputs_0', which layer 'stem' reads, cannot"),
+        (["--budget", "9b", "--options", "w4a4", "--pin", "stem=w4a5"], "names the activations a5"),
+        (["--budget", "9b", "--options", "w4a4", "--percentile", "20"], "the percentile is 20"),
+    ],
+)
+def test_bad_arguments_about_activations_say_what_to_do(
+    arguments: list[str], message: str, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    assert message in refused(*arguments, "--samples", "16", "--out", tmp_path / "run")

@@ -1,0 +1,108 @@
+"""Sites: one for each tensor that layers read, and what is in memory together."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from apportion.errors import InputError
+from apportion.network import Data, Network, capture, find_sites, live_values, sample_sites
+
+
+class Views(nn.Module):
+    """Two layers that read one tensor in two shapes, and an addition that reads it as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.rows, self.columns = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+        self.last = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(x))
+        return self.last(self.rows(x) + self.columns(x.transpose(1, 2)) + x).mean(1)
+
+
+class Attention(nn.Module):
+    """One head of attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(4, 12), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).split(4, dim=-1)
+        return self.out((q @ k.transpose(1, 2)).softmax(-1) @ v).mean(1)
+
+
+def test_views_of_one_tensor_are_one_site() -> None:
+    network = capture(Views().eval(), torch.randn(2, 4, 4))
+    sites = {site.name: site for site in find_sites(network)}
+    assert list(sites) == [network.schedule.inputs[0], "relu", "add_1"]
+    assert [reader.layer for reader in sites["relu"].readers] == ["rows", "columns"]
+    assert [reader.macs for reader in sites["relu"].readers] == [64, 64]
+    assert sites["relu"].nonnegative
+    assert not sites["add_1"].nonnegative
+    # One of its readers has the features on another axis.
+    assert (sites["relu"].by_token, sites["add_1"].by_token) == (False, True)
+
+
+def test_values_are_never_negative_only_where_the_program_makes_sure(
+    mixed_network: Network, images: Tensor
+) -> None:
+    sites = find_sites(mixed_network)
+    samples = sample_sites(mixed_network, Data(images, None, "noise"), sites)
+    assert {site.name: site.nonnegative for site in sites} == {
+        "inputs_0": False, "relu": True, "relu_1": True, "mean": True, "tanh": False, "linear_1": False,
+    }  # fmt: skip
+    assert all(samples[site.name].low >= 0 for site in sites if site.nonnegative)
+    assert sum(reader.macs for site in sites for reader in site.readers) == sum(
+        layer.macs for layer in mixed_network.layers
+    )
+
+
+def test_operands_of_products_are_sites_where_asked_for() -> None:
+    network = capture(Attention().eval(), torch.randn(2, 5, 4))
+    plain, wide = find_sites(network), find_sites(network, attention=True)
+    assert len(plain) == 2
+    added = [site for site in wide if site.name not in {site.name for site in plain}]
+    assert [site.readers for site in added] == [()] * 4
+    assert [site.nonnegative for site in added] == [False, False, False, True]
+
+
+def test_a_sample_is_of_the_value_and_its_extremes_of_all_numbers(
+    mixed_network: Network, images: Tensor
+) -> None:
+    data, sites = Data(images, None, "noise"), find_sites(mixed_network)
+    values: dict[str, Tensor] = {}
+    with torch.inference_mode():
+        mixed_network.run(images, on_value=lambda name, value: values.setdefault(name, value))
+    few, more = (sample_sites(mixed_network, data, sites, count=count, seed=3) for count in (50, 10**6))
+    for site in sites:
+        value = values[site.name]
+        assert (few[site.name].low, few[site.name].high) == (float(value.min()), float(value.max()))
+        assert len(few[site.name].numbers) == min(50, value.numel())
+        assert torch.isin(few[site.name].numbers, value).all()
+        assert torch.equal(more[site.name].numbers, value.flatten())
+    broken = Data(images / 0, None, "broken")
+    with pytest.raises(InputError, match="value 'inputs_0' is NaN or infinite"):
+        sample_sites(mixed_network, broken, sites)
+
+
+def test_what_is_alive_together_is_what_a_run_keeps(mixed_network: Network) -> None:
+    """Worked out by hand: what convolutions give to relu or an addition is never stored."""
+    sites = find_sites(mixed_network)
+    sizes = {site.name: site.elements for site in sites}
+    live = {each.operation: each for each in live_values(mixed_network, sites)}
+    assert sizes["inputs_0"] == 243
+    assert sizes["relu"] == 200
+    # The stem: input and its result. The depthwise convolution: relu goes on to the addition.
+    assert live["relu"].sites == ("inputs_0", "relu")
+    # The last relu takes the addition and the convolution before it into itself, and has no site's reader.
+    (late,) = [each for each in live.values() if set(each.sites) == {"relu", "relu_1"}]
+    assert late.floats == 200
+    # Nothing is kept that another operation has more of.
+    for one in live.values():
+        for other in live.values():
+            more = other.floats >= one.floats and set(other.sites) >= set(one.sites)
+            assert one is other or not more

@@ -1,0 +1,231 @@
+"""Weights and values chosen together, against trying every combination."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+
+from apportion.allocator import Constraints, CostTable, LiveStep, Plan, excesses
+from apportion.errors import InfeasibleError, InputError
+from apportion.quantizer import parse_activation, parse_option
+from apportion.sensitivity import (
+    Profile,
+    best_uniform_plan,
+    certifies_activations,
+    check_feasible,
+    solve_plan,
+    task_of,
+    uniform_plans,
+)
+from apportion.sensitivity.activation_profile import ActivationProfile, SiteProfile, SiteScore
+
+# Two layers read y; z is read by one of them too, in a second use, so that all of these are one unit.
+READERS = {"x": {0: 1.0}, "y": {1: 0.5, 2: 1.0}, "z": {1: 0.5}}
+WIDTHS = ("a2", "a4", "a8")
+
+
+def with_sites(profile: Profile) -> Profile:
+    """The profile with three values, whose losses fall, and what is alive."""
+    sites = []
+    for place, (name, readers) in enumerate(READERS.items()):
+        layers = {
+            profile.layers[row].name: int(share * profile.layers[row].macs) for row, share in readers.items()
+        }
+        scores = tuple(
+            SiteScore(
+                option=option, loss=0.02 * (place + 1) * 2.0 ** -parse_activation(option).bits,
+                standard_error=1e-4, step=0.1, zero_point=0,
+            )
+            for option in WIDTHS
+        )  # fmt: skip
+        sites.append(
+            SiteProfile(
+                name=name, readers=layers, elements=100 * (place + 1), nonnegative=True, scores=scores
+            )
+        )
+    live = (
+        LiveStep(operation="first", floats=10, values=("x", "y")),
+        LiveStep(operation="second", floats=0, values=("y", "z")),
+    )
+    found = ActivationProfile(
+        method="fisher", options=WIDTHS, settings={"search": "mse"}, sites=tuple(sites), live=live
+    )
+    return profile.model_copy(update={"activations": found})
+
+
+@pytest.fixture(scope="module")
+def profile(make_profile: object) -> Profile:
+    return with_sites(make_profile(options="w2,w3,w5", seed=4)[0])  # type: ignore[operator]
+
+
+def everything(profile: Profile, allowed: dict[str, tuple[str, ...]]) -> Iterator[dict[str, float]]:
+    """Loss and costs of every combination, counted one by one from the documents."""
+    found = profile.activations
+    assert found is not None
+    sites = [allowed.get(site.name, WIDTHS) for site in found.sites]
+    layers = [allowed.get(layer.name, profile.options) for layer in profile.layers]
+    for widths in itertools.product(*sites):
+        bits = {
+            site.name: parse_activation(width).bits for site, width in zip(found.sites, widths, strict=True)
+        }
+        sizes = {site.name: site.elements for site in found.sites}
+        memory = max(
+            32 * step.floats + sum(sizes[name] * bits[name] for name in step.values) for step in found.live
+        )
+        for options in itertools.product(*layers):
+            total = {"size": 0.0, "bops": 0.0, "act_memory": memory / 8, "table": 0.0}
+            loss = sum(site.loss(width) for site, width in zip(found.sites, widths, strict=True))
+            for layer, text in zip(profile.layers, options, strict=True):
+                option = parse_option(text)
+                (score,) = [score for score in layer.scores if score.option == text]
+                loss += score.loss
+                total["size"] += score.size_bits
+                total["table"] += option.bits**2
+                for site in found.sites:
+                    macs = site.readers.get(layer.name, 0)
+                    total["bops"] += macs * option.bits * option.points * bits[site.name]
+            yield total | {"loss": loss}
+
+
+def best(profile: Profile, limits: dict[str, float], allowed: dict[str, tuple[str, ...]]) -> float:
+    return min(
+        each["loss"]
+        for each in everything(profile, allowed)
+        if all(each[name] <= limit for name, limit in limits.items())
+    )
+
+
+def squares(profile: Profile) -> CostTable:
+    return CostTable(
+        "table",
+        {
+            layer.name: {text: float(parse_option(text).bits ** 2) for text in profile.options}
+            for layer in profile.layers
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"bops": 8000.0},
+        {"bops": 4500.0},
+        {"act_memory": 200.0},
+        {"act_memory": 10_000.0},
+        {"size": 2000.0, "bops": 9000.0},
+        {"act_memory": 260.0, "bops": 6000.0, "size": 2000.0},
+        {"act_memory": 300.0, "table": 40.0},
+    ],
+)
+@pytest.mark.parametrize("rules", [{}, {"pin": {"layers.1.linear": "w3a2"}}])
+def test_the_choice_is_the_best_of_all(
+    profile: Profile, limits: dict[str, float], rules: dict[str, object]
+) -> None:
+    allowed = {} if not rules else {"layers.1.linear": ("w3",), "y": ("a2",), "z": ("a2",)}
+    texts = [
+        f"{limits[name] / 8:.0f}B" if name == "size" else f"{name}={limits[name]:.0f}"
+        + ("B" if name == "act_memory" else "") for name in limits
+    ]  # fmt: skip
+    # Of a file, what is stored unquantized is a part.
+    inside = {name: limit - profile.fixed_bits if name == "size" else limit for name, limit in limits.items()}
+    plan = solve_plan(
+        profile,
+        None,
+        texts,
+        "layer",
+        constraints=Constraints.model_validate(rules),
+        tables=[squares(profile)],
+    )
+    expected = best(profile, inside, allowed)
+    assert plan.predicted_loss == pytest.approx(expected, rel=1e-9)
+    assert plan.certificate is not None
+    assert plan.certificate.objective == pytest.approx(expected, rel=1e-9)
+    assert plan.certificate.status == "proven optimal"
+    assert certifies_activations(plan)
+    assert not excesses(plan)
+
+
+def test_values_take_the_least_loss_where_no_budget_counts_them(profile: Profile) -> None:
+    plan = solve_plan(profile, None, "3.5b", "layer")
+    assert [value.option for value in plan.activations] == ["a8"] * 3
+    assert not certifies_activations(plan)
+    alone = solve_plan(profile.model_copy(update={"activations": None}), None, "3.5b", "layer")
+    assert [layer.option for layer in plan.layers] == [layer.option for layer in alone.layers]
+    loss = sum(value.chosen.predicted_loss for value in plan.activations)
+    assert plan.predicted_loss == pytest.approx(alone.predicted_loss + loss)
+
+
+def test_channels_are_chosen_at_the_widths_of_whole_layers(make_profile: object) -> None:
+    bare, arrays = make_profile(options="w2,w3,w5", seed=4)  # type: ignore[operator]
+    profile = with_sites(bare)
+    budgets = ("act_memory=260B", "bops=8000", "4b")
+    layer, channel = (solve_plan(profile, arrays, budgets, unit) for unit in ("layer", "channel"))
+    assert [value.option for value in layer.activations] == [value.option for value in channel.activations]
+    assert channel.complexity.costs["bops"] <= 8000
+    assert not excesses(channel)
+    assert not certifies_activations(channel)
+    again = task_of(profile, arrays, channel)
+    assert again.plan_of(again.choice_of(channel)).complexity == channel.complexity
+
+
+def test_uniform_plans_have_every_pair_of_options(profile: Profile) -> None:
+    plans = uniform_plans(profile)
+    assert set(plans) == {f"{w}{a}" for w in profile.options for a in WIDTHS}
+    assert {value.option for value in plans["w3a4"].activations} == {"a4"}
+    assert plans["w3a4"].main_option() == "w3a4"
+    plan = solve_plan(profile, None, ["bops=8000"], "layer")
+    uniform = best_uniform_plan(profile, plan)
+    assert isinstance(uniform, Plan)
+    assert uniform.complexity.costs["bops"] <= 8000
+    assert uniform.predicted_loss >= plan.predicted_loss
+
+
+def test_what_cannot_be_reached_says_how_far_options_go(profile: Profile) -> None:
+    with pytest.raises(InfeasibleError, match=r"budget bops=10 is below .* bops is from 1920 to"):
+        solve_plan(profile, None, "bops=10", "layer")
+    with pytest.raises(InfeasibleError, match=r"budget act_memory=20B is below .* from 0\.1\d+KiB to"):
+        solve_plan(profile, None, "act_memory=20B", "layer")
+    bare = profile.model_copy(update={"activations": None})
+    with pytest.raises(InputError, match="limits what activations take, and they stay float"):
+        solve_plan(bare, None, "act_memory=20KiB", "layer")
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        (
+            {"pin": {"layers.0.linear": "w3a5"}},
+            "pin layers.0.linear=w3a5 names the activations a5, not among",
+        ),
+        ({"forbid": {"*": ["a2", "a4", "a8"]}}, "value 'x', read by layers.0.linear, has no option left"),
+        ({"forbid": {"*": ["w2a4"]}}, "forbids? .*=w2a4 names weights and activations together"),
+    ],
+)
+def test_rules_about_activations_that_cannot_be_are_refused(
+    profile: Profile, rules: dict[str, object], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        solve_plan(profile, None, "4b", "layer", constraints=Constraints.model_validate(rules))
+
+
+def test_rules_about_activations_that_stay_float_are_refused(profile: Profile) -> None:
+    bare = profile.model_copy(update={"activations": None})
+    rules = Constraints(pin={"layers.0.linear": "w3a4"})
+    with pytest.raises(InputError, match="names the activations a4, while activations stay float"):
+        solve_plan(bare, None, "4b", "layer", constraints=rules)
+
+
+def test_what_is_out_of_reach_is_known_before_measuring(image_network: object) -> None:
+    from apportion.quantizer import parse_option_set, parse_options
+    from apportion.sensitivity import ActivationSettings
+
+    settings = ActivationSettings(parse_option_set("w2a4").activations)
+    for budget in ("act_memory=10B", "bops=10"):
+        with pytest.raises(InfeasibleError, match=f"budget {budget} is below"):
+            check_feasible(
+                image_network, parse_options("w2"), budget, "layer", activations=settings  # type: ignore[arg-type]
+            )  # fmt: skip
+    with pytest.raises(InputError, match="limits what activations take"):
+        check_feasible(image_network, parse_options("w2"), "act_memory=9MB", "layer")  # type: ignore[arg-type]
