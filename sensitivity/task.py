@@ -81,7 +81,7 @@ class Task:
             tables=self.posed.tables,
             certificate=certificate,
         )  # fmt: skip
-        if certificate.objective_form == "joint":
+        if certificate.objective_form != "additive":
             plan = plan.model_copy(update={"predicted_loss": certificate.objective})
         for excess in excesses(plan):
             raise RuntimeError(
