@@ -100,7 +100,8 @@ def multipoint_plan(
     if least > limit:
         raise InfeasibleError(
             f"the budget {budget} allows {limit:,} bits for the quantized weights; {base} for all channels "
-            f"that are free takes {least:,} and {options[-1]} {most:,}. Raise the budget, or take a base of fewer bits"
+            f"that are free takes {least:,} and {options[-1]} {most:,}. Raise the budget, or take a base of "
+            "fewer bits"
         )
     over, fits = -1, len(thresholds) - 1
     while fits - over > 1:
