@@ -47,7 +47,7 @@ class Certificate(BaseModel):
     shadow_prices : dict of str to float
         Budget -> loss that one more unit of that budget would save, from the linear relaxation (loss per
         bit for ``size``, >= 0; 0 where the budget does not bind).
-    objective_form : "additive" or "joint"
+    objective_form : "additive", "block" or "joint"
         Which loss is meant by `objective` and `bound`: the sum of the units' own losses, or the joint one
         that holds the interactions between units too.
     """
@@ -61,7 +61,7 @@ class Certificate(BaseModel):
     status: Status
     solver: str
     shadow_prices: dict[str, Annotated[float, Field(ge=0)]]
-    objective_form: Literal["additive", "joint"] = "additive"
+    objective_form: Literal["additive", "block", "joint"] = "additive"
 
     @classmethod
     def from_gap(

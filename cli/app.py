@@ -191,8 +191,10 @@ def allocate(
         raise InputError("--refine and --objective go with --budget; a lossless search chooses for itself")
     if tolerance is not None and after is AfterOrAutoChoice.AUTO:
         raise InputError("--after auto goes with --budget; a lossless search takes one kind of scores")
-    if scores is ScoresChoice.EXACT and (refine or objective is ObjectiveChoice.JOINT):
-        raise InputError("--refine and --objective joint need Fisher scores; use --scores fisher")
+    if scores is ScoresChoice.EXACT and (
+        refine or objective in (ObjectiveChoice.BLOCK, ObjectiveChoice.JOINT)
+    ):
+        raise InputError("--refine, --objective block and joint need Fisher scores; use --scores fisher")
     scoring = scoring_of(
         options, scores, after, labels, draws, seed, search, p, rounding, points, memory, unit,
         ranges, percentile, attention,

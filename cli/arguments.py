@@ -378,7 +378,8 @@ TimeArg = Annotated[
 ObjectiveArg = Annotated[
     ObjectiveChoice,
     typer.Option(
-        help="additive: losses of units add up. joint: with their interactions. auto: joint below the layer.",
+        help="additive: losses of units add up. block: with interactions within blocks, per layer. joint: "
+        "with all interactions. auto: joint below the layer.",
         rich_help_panel=RUN,
     ),
 ]

@@ -14,7 +14,13 @@ class ObjectiveChoice(enum.StrEnum):
 
     AUTO = "auto"
     ADDITIVE = "additive"
+    BLOCK = "block"
     JOINT = "joint"
+
+    @property
+    def counts_interactions(self) -> bool:
+        """Whether products between units are looked at, which Fisher scores alone have."""
+        return self in (ObjectiveChoice.BLOCK, ObjectiveChoice.JOINT)
 
     def objective(self) -> Objective | None:
         """What the solver is told; None where it shall choose."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -88,7 +88,7 @@ def multipoint_plan(
             f"multipoint quantization has at most {most_points} points; it takes 2 to {MOST_POINTS}"
         )
     options = tuple(replace(base, points=count) for count in range(1, most_points + 1))
-    errors = _channel_errors(network, data, options, positions, memory_bytes)
+    errors = _channel_errors(network, data, options, fixed or {}, positions, memory_bytes)
     size = _Size(network, options, fixed or {})
     limit = parse_budget(budget).bits(size.weight_count, size.fixed_bits, network.float_bits)
     # Ascending: the first gives all channels all points, the last leaves them at one.
@@ -100,7 +100,8 @@ def multipoint_plan(
     if least > limit:
         raise InfeasibleError(
             f"the budget {budget} allows {limit:,} bits for the quantized weights; {base} for all channels "
-            f"takes {least:,} and {options[-1]} {most:,}. Raise the budget, or take a base of fewer bits"
+            f"that are free takes {least:,} and {options[-1]} {most:,}. Raise the budget, or take a base of "
+            "fewer bits"
         )
     over, fits = -1, len(thresholds) - 1
     while fits - over > 1:
@@ -113,9 +114,17 @@ def multipoint_plan(
 
 
 def _channel_errors(
-    network: Network, data: Data, options: Sequence[Option], positions: int, memory_bytes: int
+    network: Network,
+    data: Data,
+    options: Sequence[Option],
+    fixed: Collection[str],
+    positions: int,
+    memory_bytes: int,
 ) -> list[Tensor]:
-    """Mean squared error of every output channel for each number of points, (points, channels) per layer."""
+    """Mean squared error of every output channel for each number of points, (points, channels) per layer.
+
+    0 for layers that have an option of their own.
+    """
     quantizer = Quantizer(fit=PointFit.GREEDY)
     found: dict[str, Tensor] = {}
     with ActivationStore(memory_bytes) as store:
@@ -123,6 +132,9 @@ def _channel_errors(
         for block in walkable_blocks(network, data):
             streams.advance(block.entry)
             for layer in block.layers:
+                if layer.name in fixed:
+                    found[layer.name] = torch.zeros(len(options), layer.channels)
+                    continue
                 samples = range(len(data.inputs))
                 inputs = input_gram(streams, layer, samples, cross=False, positions=positions, with_one=True)
                 # The input that is always 1 counts the positions.

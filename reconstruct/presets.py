@@ -37,7 +37,7 @@ class Preset:
     unit : str
         What options are chosen for, ``auto`` where plans per layer and per channel compete.
     objective : str
-        ``additive``, ``joint`` or ``auto``.
+        ``additive``, ``block``, ``joint`` or ``auto``.
     after : str
         What makes the weights of the options that are scored.
     method : str
@@ -75,9 +75,9 @@ PRESETS: dict[PresetName, Preset] = {
         corrections=(Correction.BATCH_NORM, Correction.TUNE),
     ),
     PresetName.BRECQ: Preset(
-        summary="scores after reconstructing every block, with interactions, per layer; BRECQ",
+        summary="scores after reconstructing every block, with its interactions, solved exactly; BRECQ",
         source="Li et al., BRECQ, ICLR 2021, section 3.4; first and last layer of 8 bits: section 4",
-        objective="joint",
+        objective="block",
         after="brecq",
         method=MethodName.BRECQ,
     ),

@@ -26,9 +26,14 @@ SHRINKAGES = (0.0, 0.25, 0.5, 0.7, 0.85, 0.95)
 
 
 class Objective(enum.StrEnum):
-    """Which loss is minimised: the sum of the units' own losses, or that with their interactions."""
+    """Which loss is minimised: the sum of the units' own losses, or that with their interactions.
+
+    ``block`` counts the interactions of layers within a block, which leaves a problem that is solved exactly;
+    ``joint`` those of all units.
+    """
 
     ADDITIVE = "additive"
+    BLOCK = "block"
     JOINT = "joint"
 
 

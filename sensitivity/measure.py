@@ -201,6 +201,7 @@ def make_profile(
         loss, error = scores.loss, scores.error
     scored, draws = arrays.projections.shape[:2] if arrays is not None else (0, 0)
     _refuse_nonfinite(network, options, loss)
+    blocks = {layer.name: number for number, block in enumerate(network.blocks) for layer in block.layers}
     profile = Profile(
         method=method,
         after=after,
@@ -220,7 +221,15 @@ def make_profile(
         seconds={"scores": round(seconds, 3)},
         versions=tool_versions(),
         layers=tuple(
-            _layer_profile(layer, network.reads(layer), options, loss[row], error[row], settings.cut)
+            _layer_profile(
+                layer,
+                blocks.get(layer.name),
+                network.reads(layer),
+                options,
+                loss[row],
+                error[row],
+                settings.cut,
+            )
             for row, layer in enumerate(network.layers)
         ),
     )
@@ -251,6 +260,7 @@ def check_cut(network: Network, method: Method, cut: str | None) -> None:
 
 def _layer_profile(
     layer: Layer,
+    block: int | None,
     reads: tuple[str, ...],
     options: Sequence[Option],
     loss: Tensor,
@@ -266,6 +276,7 @@ def _layer_profile(
         fan_in=layer.fan_in,
         cut=cut if strips.inputs else None,
         macs=layer.macs,
+        block=block,
         reads=reads,
         scores=tuple(
             OptionScore(

@@ -15,6 +15,7 @@ from ..allocator import (
     solve_joint,
     solve_multi,
 )
+from .block_choice import solve_blocks
 from .facts import facts_of_profile
 from .feasible import read_budgets, tables_for
 from .joint import Objective, joint_problem
@@ -63,10 +64,10 @@ def solve_plan(
     unit : str
         See `parse_unit`.
     objective : Objective, optional
-        Whether losses add up, or interact as the projections say, see `joint_problem`. Default: joint where
-        options are chosen below the layer and the profile has the projections, else additive; measured on
-        held-out images, the joint objective wins there on a ResNet-20 and is within 4% on two other networks;
-        per layer it does not help.
+        Whether losses add up, or interact as the projections say, see `joint_problem`, or do so within the
+        blocks of the network, see `solve_blocks`. Default: joint where options are chosen below the layer
+        and the profile has the projections, else additive; measured on held-out images, the joint objective
+        wins there on a ResNet-20 and is within 4% on two other networks; per layer it does not help.
     constraints : Constraints, optional
         Tied, pinned and excluded layers, and options of their own.
     tables : sequence of CostTable
@@ -92,7 +93,7 @@ def solve_plan(
         profile_site_allowed(profile, constraints or Constraints())
     else:
         together, widths = _widths(profile, budgets, constraints, tables, time_limit_s)
-        if together is not None and unit == "layer" and objective is not Objective.JOINT:
+        if together is not None and unit == "layer" and objective in (None, Objective.ADDITIVE):
             return _whole_plan(profile, budgets, constraints, tables, together)
     task = pose_task(profile, arrays, budgets, unit, constraints=constraints, tables=tables, widths=widths)
     if objective is None:
@@ -100,6 +101,8 @@ def solve_plan(
         objective = Objective.JOINT if finer else Objective.ADDITIVE
     if objective is Objective.JOINT:
         return task.plan(solve_joint(joint_problem(task)))
+    if objective is Objective.BLOCK:
+        return task.plan(solve_blocks(task, time_limit_s))
     return task.plan(solve_multi(task.problem, time_limit_s=time_limit_s))
 
 

@@ -86,6 +86,8 @@ class LayerProfile(_Document):
         channels.
     macs : int
         Multiply-accumulates for one sample.
+    block : int, optional
+        Number of the single-entry single-exit piece of the network that the layer is in.
     reads : tuple of str
         Names of the values that enter the layer, one for each of its uses: layers with the same read the same
         input.
@@ -99,6 +101,7 @@ class LayerProfile(_Document):
     fan_in: Annotated[int, Field(gt=0)]
     cut: Text | None = None
     macs: Count
+    block: Count | None = None
     reads: tuple[Text, ...] = ()
     scores: tuple[OptionScore, ...] = Field(min_length=1)
 

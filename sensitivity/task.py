@@ -98,7 +98,7 @@ class Task:
             certificate=certificate,
             widths=self.widths,
         )  # fmt: skip
-        if certificate.objective_form == "joint":
+        if certificate.objective_form != "additive":
             predicted = certificate.objective + activation_loss(plan)
             plan = plan.model_copy(update={"predicted_loss": predicted})
         for excess in excesses(plan):

@@ -119,6 +119,22 @@ def test_groups_have_points_too_and_the_same_arguments_give_the_same_plan(
     assert first.certificate is None
 
 
+def test_layers_with_an_option_of_their_own_keep_it_and_the_others_share_what_is_left(
+    network: Network, data: Data
+) -> None:
+    first, last = network.layers[0].name, network.layers[-1].name
+    fixed = {first: parse_option("w8"), last: parse_option("w6")}
+    plan = multipoint_plan(network, data, BASE, 2, "3b", fixed=fixed)
+    assert (plan.layers[0].option, plan.layers[-1].option) == ("w8", "w6")
+    assert plan.options == ("w2", "w2x2", "w8", "w6")
+    assert {text for layer in plan.layers[1:-1] for text in layer.strip_options()} == {"w2", "w2x2"}
+    assert plan.complexity.average_bits <= 3
+    assert accept_edits(plan) is plan
+    # A group that does not fit a layer is no matter where the layer does not have it.
+    small = {layer.name: parse_option("w8") for layer in network.layers if layer.fan_in < 64}
+    assert multipoint_plan(network, data, parse_option("w2g64"), 2, "5b", fixed=small).options[-1] == "w8"
+
+
 def test_a_budget_below_the_base_names_the_least_and_the_most(network: Network, data: Data) -> None:
     with pytest.raises(InfeasibleError, match=r"2b allows .* bits .*; w2 for all .* and w2x3 .* Raise the"):
         multipoint_plan(network, data, BASE, 3, "2b")
