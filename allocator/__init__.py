@@ -7,6 +7,7 @@ from .activation_plan import (
     LiveStep,
     activation_bits,
     layer_activations,
+    layer_widths,
     peak_bits,
     peak_limits,
 )
@@ -128,6 +129,7 @@ __all__ = [
     "label_layers",
     "layer_activations",
     "layer_chart_width",
+    "layer_widths",
     "lower_frontier",
     "match_layers",
     "match_rules",

@@ -17,6 +17,7 @@ __all__ = [
     "LiveStep",
     "activation_bits",
     "layer_activations",
+    "layer_widths",
     "peak_bits",
     "peak_limits",
 ]
@@ -125,6 +126,14 @@ def layer_activations(activations: Sequence[ActivationPlan]) -> dict[str, int]:
     for value in activations:
         for layer, macs in value.readers.items():
             found[layer] = found.get(layer, 0) + macs * value.chosen.bits
+    return found
+
+
+def layer_widths(activations: Sequence[ActivationPlan]) -> dict[str, str]:
+    """For every layer the option of what it reads; of several, that of most bits."""
+    found: dict[str, str] = {}
+    for value in sorted(activations, key=lambda value: value.chosen.bits):
+        found |= dict.fromkeys(value.readers, value.option)
     return found
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from ..errors import InfeasibleError, InputError
-from .activation_plan import activation_bits, peak_bits
+from .activation_plan import activation_bits, layer_widths, peak_bits
 from .budget import ACT_MEMORY, SIZE, parse_budget
 from .constraints import Constraints
 from .plan import Plan
@@ -43,7 +43,10 @@ def further_costs(plan: Plan) -> dict[str, Fraction]:
         The plan's table has no cost for an option that a layer has.
     """
     assigned = [(layer.name, layer.strip_options()) for layer in plan.layers]
-    costs = {name: CostTable(name, costs).total(assigned) for name, costs in (plan.tables or {}).items()}
+    widths = layer_widths(plan.activations)
+    costs = {
+        name: CostTable(name, costs).at(widths).total(assigned) for name, costs in (plan.tables or {}).items()
+    }
     if plan.live:
         elements = {value.name: value.elements for value in plan.activations}
         # In bytes, as budgets limit it.

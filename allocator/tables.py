@@ -27,6 +27,8 @@ MACS, BOPS = "macs", "bops"
 COUNTED = (MACS, BOPS)
 """Multiply-accumulates and bit operations, which are counted from the network and need no table."""
 RESERVED = (SIZE, ACT_MEMORY, *COUNTED)
+PAIR_SIGN = "a"
+"""Where in an option's name the activations begin."""
 NAME_FORM = re.compile(r"[A-Za-z_][\w-]{0,63}")
 NUMBER_FORM = re.compile(r"\d{1,19}(?:\.\d{0,30})?(?:[eE][+-]?\d{1,2})?|\.\d{1,30}(?:[eE][+-]?\d{1,2})?")
 COLUMNS = ("layer", "option", "cost")
@@ -51,7 +53,8 @@ class CostTable:
     name : str
         The quantity, such as ``latency``, by which budgets name it.
     costs : mapping of str to mapping of str to float
-        Layer -> option -> cost, 0 to 1e18, in the unit of the budgets.
+        Layer -> option -> cost, 0 to 1e18, in the unit of the budgets. An option may name the activations
+        that a layer reads too, such as ``w4a8``, and then counts before ``w4``.
 
     Raises
     ------
@@ -105,6 +108,57 @@ class CostTable:
             ),
             Fraction(0),
         )
+
+    @property
+    def names_pairs(self) -> bool:
+        """Whether some options name activations too."""
+        return any(PAIR_SIGN in option for options in self.costs.values() for option in options)
+
+    def with_pairs(self, wanted: Mapping[str, Sequence[str]]) -> CostTable:
+        """The table with entries for these options too, as far as it has them without the activations."""
+        costs = {layer: dict(options) for layer, options in self.costs.items()}
+        for layer, options in wanted.items():
+            own = costs.get(layer, {})
+            for option in options:
+                alone = option.partition(PAIR_SIGN)[0]
+                if option not in own and alone in own:
+                    own[option] = own[alone]
+        return CostTable(self.name, costs)
+
+    def at(self, widths: Mapping[str, str]) -> CostTable:
+        """The costs of options of the weights where layers read these activations.
+
+        Parameters
+        ----------
+        widths : mapping of str to str
+            Layer -> option of what it reads; of several, that of most bits.
+        """
+        if not self.names_pairs:
+            return self
+        costs: dict[str, dict[str, float]] = {}
+        for layer, options in self.costs.items():
+            width = widths.get(layer)
+            own = {option: cost for option, cost in options.items() if PAIR_SIGN not in option}
+            if width is not None:
+                own |= {
+                    option.removesuffix(width): cost
+                    for option, cost in options.items()
+                    if option.partition(PAIR_SIGN)[1:] == (PAIR_SIGN, width[1:])
+                }
+            costs[layer] = own
+        return CostTable(self.name, costs)
+
+    def cheapest_pairs(self) -> CostTable:
+        """The costs of options of the weights with the activations that make each of them the cheapest."""
+        if not self.names_pairs:
+            return self
+        costs: dict[str, dict[str, float]] = {}
+        for layer, options in self.costs.items():
+            own = costs.setdefault(layer, {})
+            for option, cost in options.items():
+                alone = option.partition(PAIR_SIGN)[0]
+                own[alone] = min(own.get(alone, cost), cost)
+        return CostTable(self.name, costs)
 
     def restricted(self, needed: Mapping[str, Sequence[str]]) -> CostTable:
         """The entries of these layers and options alone.

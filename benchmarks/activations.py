@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from apportion.quantizer import parse_option_set
 from apportion.reconstruct import MethodName, measure_finalized, method_named
 from apportion.sensitivity import (
     ActivationSettings,
+    Objective,
     Profile,
     ProfileArrays,
     measure_profile,
@@ -64,6 +66,7 @@ def _measure(subject: Subject, methods: list[MethodName], rows: list[str], found
     case = found.setdefault(subject.name, {"samples": len(data.inputs), "rows": {}})
     case["held_out"] = subject.held_out.name
     reference = float_logits(network, subject.held_out)
+    print(subject.name, "scored", profile.seconds, flush=True)
     plans = uniform_plans(profile)
     for label, plan in _plans(profile, arrays, plans, rows):
         row = case["rows"].setdefault(label, {})
@@ -92,24 +95,22 @@ def _measure(subject: Subject, methods: list[MethodName], rows: list[str], found
 
 def _plans(
     profile: Profile, arrays: ProfileArrays | None, uniform: dict[str, Plan], rows: list[str]
-) -> list[tuple[str, Plan]]:
+) -> Iterator[tuple[str, Plan]]:
     """What is compared, each with its name in the table."""
-    made = []
     for pair in PAIRS:
         if pair in rows:
             same = uniform[pair]
             budgets = [f"{same.complexity.average_bits:.6f}b", f"bops={_bops(profile, same):.0f}"]
-            made.append((f"{pair}: uniform", same))
+            yield f"{pair}: uniform", same
             for unit in ("layer", "channel"):
-                plan = solve_plan(profile, arrays, budgets, unit)
-                made.append((f"{pair}: allocated per {unit}, as many bits and bops", plan))
+                plan = solve_plan(profile, arrays, budgets, unit, objective=Objective.ADDITIVE)
+                yield f"{pair}: allocated per {unit}, as many bits and bops", plan
     if "frontier" in rows:
         for pair in FRONTIER:
             same = uniform[pair]
-            made.append((f"{pair}: uniform", same))
+            yield f"{pair}: uniform", same
             plan = solve_plan(profile, arrays, [f"bops={_bops(profile, same):.0f}"], "layer")
-            made.append((f"{pair}: allocated per layer, as many bops", plan))
-    return made
+            yield f"{pair}: allocated per layer, as many bops", plan
 
 
 def _bops(profile: Profile, plan: Plan) -> float:

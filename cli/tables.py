@@ -7,6 +7,7 @@ from math import prod
 from rich.table import Table
 
 from ..allocator import (
+    ACT_MEMORY,
     SIZE,
     LayerPlan,
     Measured,
@@ -83,7 +84,11 @@ def plan_lines(plan: Plan) -> list[str]:
             f"{certificate.status}: predicted loss {certificate.objective:.4g}, no plan below "
             f"{certificate.bound:.4g} (gap {100 * certificate.relative_gap:.2g}%)"
         )
-        lines.extend(_price_line(plan, name, price) for name, price in certificate.shadow_prices.items())
+        limited = {
+            text for budget in map(parse_budget, plan.budgets) for text in (budget.quantity, str(budget))
+        }
+        prices = {name: price for name, price in certificate.shadow_prices.items() if name in limited}
+        lines.extend(_price_line(plan, name, price) for name, price in prices.items())
     lines.extend(_activation_lines(plan))
     lines.extend(_cost_line(plan, name, cost) for name, cost in plan.complexity.costs.items())
     if plan.reconstruction is not None:
@@ -139,14 +144,19 @@ def _price_line(plan: Plan, name: str, price: float) -> str:
     budgets = map(parse_budget, plan.budgets)
     quantity = next(budget.quantity for budget in budgets if name in (budget.quantity, str(budget)))
     of = "" if name == quantity else f" in {name}"
-    more, saved = (f"KiB{of}", price * 8192) if quantity == SIZE else (f"unit of {quantity}{of}", price)
+    more, saved = f"unit of {quantity}{of}", price
+    if quantity == SIZE:
+        more, saved = f"KiB{of}", price * 8192
+    elif quantity == ACT_MEMORY:
+        more, saved = f"KiB of {quantity}{of}", price * 1024
     return f"one more {more} would save about {saved:.2g} of predicted loss"
 
 
 def _cost_line(plan: Plan, quantity: str, cost: float) -> str:
     """A further quantity, beside what limits it."""
     limits = [text for text in plan.budgets if parse_budget(text).quantity == quantity]
-    return f"{quantity} {cost:.6g}, {f'within {limits[0]}' if limits else 'which no budget limits'}"
+    amount = f"{cost / 1024:.6g}KiB" if quantity == ACT_MEMORY else f"{cost:.6g}"
+    return f"{quantity} {amount}, {f'within {limits[0]}' if limits else 'which no budget limits'}"
 
 
 def _search_lines(plan: Plan) -> list[str]:

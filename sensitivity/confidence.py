@@ -178,7 +178,8 @@ def unit_confidence(task: Task, plan: Plan, drawn: Floats) -> Confidence:
     assert plan.certificate is not None
     scales = problem.scales or (1,) * len(problem.budgets)
     prices = [
-        plan.certificate.shadow_prices[name] / scale
+        # Where memory of activations is all that is limited, weights cost nothing.
+        plan.certificate.shadow_prices.get(name, 0.0) / scale
         for name, scale in zip(problem.budget_names, scales, strict=True)
     ]
     cost: Floats = np.tensordot(np.array(prices), problem.costs.astype(np.float64), axes=1)

@@ -178,7 +178,10 @@ def check_feasible(
     facts = facts_of_network(network, options, parsed.cut)
     rules = resolve(constraints, facts)
     entering = fewest_entering(network, read, rules, activations)
-    posed = pose_facts(facts, names, parsed, rules, tables_for(read, tables, facts, names, entering))
+    given = tables_for(read, tables, facts, names, entering)
+    if activations is not None:
+        given = tuple(table.cheapest_pairs() for table in given)
+    posed = pose_facts(facts, names, parsed, rules, given)
     limits = limits_of(read, posed, unit, ledger_of(network))
     if len(limits) > 1:
         check_together(under_limits(posed, limits))

@@ -116,7 +116,7 @@ def _widths(
     """Option of every value, and what it was chosen with where budgets count it."""
     read, resolved = read_budgets(budgets), resolved_for(profile, constraints)
     assert profile.activations is not None
-    if not counts_widths(read):
+    if not counts_widths(read, tables):
         return None, least_loss_widths(profile.activations, profile_site_allowed(profile, resolved))
     # Whether every quantity has costs is found out here.
     tables_for(read, tables, facts_of_profile(profile), profile.options)
@@ -153,10 +153,14 @@ def certifies_activations(plan: Plan) -> bool:
     return (
         bool(plan.activations)
         and plan.unit == "layer"
-        and counts_widths(read_budgets(plan.budgets))
+        and counts_widths(read_budgets(plan.budgets), _tables_of(plan))
         and plan.certificate is not None
         and plan.certificate.objective_form == "additive"
     )
+
+
+def _tables_of(plan: Plan) -> tuple[CostTable, ...]:
+    return tuple(CostTable(name, costs) for name, costs in (plan.tables or {}).items())
 
 
 def best_uniform_plan(profile: Profile, plan: Plan) -> Plan | None:
@@ -165,8 +169,7 @@ def best_uniform_plan(profile: Profile, plan: Plan) -> Plan | None:
     Layers that the plan's constraints keep from it take the nearest that they may have, see
     `uniform_choices`. None where no option fits.
     """
-    tables = tuple(CostTable(name, costs) for name, costs in (plan.tables or {}).items())
-    plans = uniform_plans(profile, plan.constraints, tables=tables, budgets=plan.budgets)
+    plans = uniform_plans(profile, plan.constraints, tables=_tables_of(plan), budgets=plan.budgets)
     fitting = [candidate for candidate in plans.values() if not excesses(candidate)]
     if not fitting:
         return None

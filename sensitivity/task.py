@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -26,6 +26,7 @@ from ..allocator import (
     excesses,
     further_costs,
     layer_activations,
+    layer_widths,
     match_layers,
     parse_unit,
     solve_multi,
@@ -159,7 +160,16 @@ def pose_task(
     """
     read, resolved = read_budgets(budgets), resolved_for(profile, constraints)
     given = tables_at(profile, read, tables, widths)
-    posed = pose(profile, arrays, unit, constraints=resolved, tables=given)
+    found = profile.activations
+    reading = layer_widths(found.planned(widths)) if found is not None and widths else {}
+    posed = pose(profile, arrays, unit, constraints=resolved, tables=[table.at(reading) for table in given])
+    # Pairs stay in the document, where a person may choose other activations.
+    posed = replace(
+        posed,
+        tables=tuple(
+            whole if whole.names_pairs else table for whole, table in zip(given, posed.tables, strict=True)
+        ),
+    )
     limits = limits_of(read, posed, unit, ledger_of_profile(profile))
     return Task(profile, arrays, unit, tuple(read), resolved, posed, under_limits(posed, limits), widths)
 

@@ -10,9 +10,8 @@ its values, its layers are independent, and their combinations are built up laye
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from math import prod
 
 import numpy as np
@@ -21,8 +20,6 @@ from numpy.typing import NDArray
 from ..allocator import (
     ACT_MEMORY,
     BOPS,
-    MACS,
-    SIZE,
     Budget,
     Certificate,
     Columns,
@@ -30,14 +27,13 @@ from ..allocator import (
     CostTable,
     LiveStep,
     MultiProblem,
-    WholeCosts,
     efficient,
     joined,
     peak_limits,
     solve_multi,
 )
 from ..errors import InfeasibleError, InputError
-from ..quantizer import parse_activation, parse_option
+from ..quantizer import parse_activation
 from .activation_profile import ActivationProfile
 from .facts import LayerFacts, facts_of_profile, rules_of
 from .feasible import Ledger
@@ -45,6 +41,7 @@ from .memory import memory_limit
 from .problems import layer_scores
 from .profile import Profile
 from .site_rules import site_allowed
+from .width_limits import WidthLimit, width_limits
 
 __all__ = ["Together", "counts_widths", "least_loss_widths", "profile_site_allowed", "solve_together"]
 
@@ -68,9 +65,10 @@ class Together:
     certificate: Certificate
 
 
-def counts_widths(budgets: Sequence[Budget]) -> bool:
+def counts_widths(budgets: Sequence[Budget], tables: Iterable[CostTable]) -> bool:
     """Whether a budget depends on the bits of activations."""
-    return any(budget.quantity in (BOPS, ACT_MEMORY) for budget in budgets)
+    quantities = {BOPS, ACT_MEMORY} | {table.name for table in tables if table.names_pairs}
+    return any(budget.quantity in quantities for budget in budgets)
 
 
 def profile_site_allowed(profile: Profile, constraints: Constraints) -> NDArray[np.bool_]:
@@ -111,7 +109,7 @@ def solve_together(
     constraints : Constraints
         With the tie ``auto`` written out.
     tables : sequence of CostTable
-        Further quantities, by layer and option of the weights.
+        Further quantities.
 
     Raises
     ------
@@ -126,7 +124,7 @@ def solve_together(
     facts = facts_of_profile(profile)
     rules = rules_of(facts, profile.options, constraints)
     allowed = profile_site_allowed(profile, constraints)
-    limits = _limits(profile, facts, budgets, ledger, tables, rules.allowed)
+    limits = width_limits(profile, facts, budgets, ledger, tables, rules.allowed, found.options)
     bits = np.array([parse_activation(option).bits for option in found.options])
     elements = {site.name: site.elements for site in found.sites}
     least, most = (
@@ -140,60 +138,6 @@ def solve_together(
     units = _units(found, [layer.name for layer in facts], groups)
     columns = [parts.columns(*unit) for unit in units]
     return _solved(profile, found, units, columns, limits, steps, bits, time_limit_s)
-
-
-@dataclass(frozen=True, eq=False)
-class _Limit:
-    """A quantity that is limited: its cost by layer and option, times bits entering where that counts."""
-
-    budget: Budget
-    name: str
-    amount: int
-    scale: int
-    costs: NDArray[np.int64]
-    by_width: bool = False
-
-
-def _limits(
-    profile: Profile,
-    facts: Sequence[LayerFacts],
-    budgets: Sequence[Budget],
-    ledger: Ledger,
-    tables: Sequence[CostTable],
-    allowed: NDArray[np.bool_],
-) -> list[_Limit]:
-    """What is limited beside activation memory, in whole numbers."""
-    quantities = [budget.quantity for budget in budgets]
-    parsed = [parse_option(option) for option in profile.options]
-    points = np.array([option.points for option in parsed], np.int64)
-    macs = np.array([layer.macs for layer in facts], np.int64)[:, None]
-    known = {table.name: table for table in tables}
-    found = []
-    for budget in budgets:
-        name = budget.quantity if quantities.count(budget.quantity) == 1 else str(budget)
-        if budget.quantity == SIZE:
-            sizes = np.array([layer.size_bits for layer in facts])
-            found.append(_Limit(budget, name, budget.bits(*ledger), 1, sizes))
-        elif budget.quantity == MACS and MACS not in known:
-            found.append(_Limit(budget, name, int(budget.value), 1, macs * points))
-        elif budget.quantity == BOPS:
-            product = points * np.array([option.bits for option in parsed])
-            costs = np.tile(product, (len(facts), 1))
-            found.append(_Limit(budget, name, int(budget.value), 1, costs, by_width=True))
-        elif budget.quantity != ACT_MEMORY:
-            needed = {
-                layer.name: [profile.options[column] for column in np.flatnonzero(allowed[row]).tolist()]
-                for row, layer in enumerate(facts)
-            }
-            whole = WholeCosts.of(
-                known[budget.quantity].restricted(needed),
-                [layer.name for layer in facts],
-                profile.options,
-                [layer.cut.strips for layer in facts],
-            )
-            amount = int(Fraction(budget.value) * whole.scale)
-            found.append(_Limit(budget, name, amount, whole.scale, whole.layer))
-    return found
 
 
 _Unit = tuple[tuple[int, ...], tuple[int, ...]]
@@ -240,7 +184,7 @@ class _Parts:
     allowed: NDArray[np.bool_]
     site_allowed: NDArray[np.bool_]
     bits: NDArray[np.int64]
-    limits: Sequence[_Limit]
+    limits: Sequence[WidthLimit]
     groups: Mapping[int, Sequence[int]]
     counted: bool
     """Whether the memory of values is limited, so that each value's bits are a cost of their own."""
@@ -272,11 +216,14 @@ class _Parts:
         found = self.profile.activations
         assert found is not None
         entering = dict.fromkeys((self.facts[row].name for row in layers), 0)
+        widest = dict.fromkeys(entering, 0)
         loss = 0.0
         for site, width in zip(sites, widths, strict=True):
             loss += found.sites[site].loss(found.options[width])
             for name, macs in found.sites[site].readers.items():
                 entering[name] += macs * int(self.bits[width])
+                # Options stand in the order of their bits.
+                widest[name] = max(widest[name], width)
         tied = [group for row, group in self.groups.items() if row in layers and row == group[0]]
         parts = [*tied, *((row,) for row in layers if row not in self.groups)]
         scores = layer_scores(self.profile)
@@ -286,8 +233,8 @@ class _Parts:
             costs = np.zeros((len(self.limits), len(options)), np.int64)
             for index, limit in enumerate(self.limits):
                 for row in rows:
-                    factor = entering[self.facts[row].name] if limit.by_width else 1
-                    costs[index] += limit.costs[row, options] * factor
+                    name = self.facts[row].name
+                    costs[index] += limit.of(row, options, entering[name], widest[name])
             losses = scores[list(rows)][:, options].sum(axis=0)
             made.append(efficient(Columns(losses, costs, np.tile(options, (len(rows), 1)))))
         total = joined(made, len(self.limits))
@@ -305,7 +252,7 @@ def _solved(
     found: ActivationProfile,
     units: Sequence[_Unit],
     columns: Sequence[Columns],
-    limits: Sequence[_Limit],
+    limits: Sequence[WidthLimit],
     steps: Sequence[tuple[LiveStep, int]],
     bits: NDArray[np.int64],
     time_limit_s: float | None,
@@ -366,7 +313,7 @@ def _unit_names(profile: Profile, found: ActivationProfile, unit: _Unit) -> list
 
 
 def _refuse_unreachable(
-    limits: Sequence[_Limit], costs: NDArray[np.int64], allowed: NDArray[np.bool_]
+    limits: Sequence[WidthLimit], costs: NDArray[np.int64], allowed: NDArray[np.bool_]
 ) -> None:
     for index, limit in enumerate(limits):
         least = int(np.where(allowed, costs[index], np.iinfo(np.int64).max).min(axis=1).sum())

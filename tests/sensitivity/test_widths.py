@@ -75,7 +75,7 @@ def everything(profile: Profile, allowed: dict[str, tuple[str, ...]]) -> Iterato
             32 * step.floats + sum(sizes[name] * bits[name] for name in step.values) for step in found.live
         )
         for options in itertools.product(*layers):
-            total = {"size": 0.0, "bops": 0.0, "act_memory": memory / 8, "table": 0.0}
+            total = {"size": 0.0, "bops": 0.0, "act_memory": memory / 8, "table": 0.0, "pairs": 0.0}
             loss = sum(site.loss(width) for site, width in zip(found.sites, widths, strict=True))
             for layer, text in zip(profile.layers, options, strict=True):
                 option = parse_option(text)
@@ -83,6 +83,8 @@ def everything(profile: Profile, allowed: dict[str, tuple[str, ...]]) -> Iterato
                 loss += score.loss
                 total["size"] += score.size_bits
                 total["table"] += option.bits**2
+                widest = max(bits[site.name] for site in found.sites if layer.name in site.readers)
+                total["pairs"] += option.bits + 0.5 * widest**2
                 for site in found.sites:
                     macs = site.readers.get(layer.name, 0)
                     total["bops"] += macs * option.bits * option.points * bits[site.name]
@@ -107,9 +109,27 @@ def squares(profile: Profile) -> CostTable:
     )
 
 
+def pairs(profile: Profile) -> CostTable:
+    """Costs by weights and activations; for a8, by weights alone."""
+    return CostTable(
+        "pairs",
+        {
+            layer.name: {
+                f"{text}{width if width != 'a8' else ''}": parse_option(text).bits
+                + 0.5 * parse_activation(width).bits ** 2
+                for text in profile.options
+                for width in WIDTHS
+            }
+            for layer in profile.layers
+        },
+    )
+
+
 @pytest.mark.parametrize(
     "limits",
     [
+        {"pairs": 36.0},
+        {"pairs": 60.0, "bops": 9000.0},
         {"bops": 8000.0},
         {"bops": 4500.0},
         {"act_memory": 200.0},
@@ -136,7 +156,7 @@ def test_the_choice_is_the_best_of_all(
         texts,
         "layer",
         constraints=Constraints.model_validate(rules),
-        tables=[squares(profile)],
+        tables=[squares(profile), pairs(profile)],
     )
     expected = best(profile, inside, allowed)
     assert plan.predicted_loss == pytest.approx(expected, rel=1e-9)
@@ -145,6 +165,8 @@ def test_the_choice_is_the_best_of_all(
     assert plan.certificate.status == "proven optimal"
     assert certifies_activations(plan)
     assert not excesses(plan)
+    for name in ("table", "pairs"):
+        assert name in limits or plan.complexity.costs[name] > 0
 
 
 def test_values_take_the_least_loss_where_no_budget_counts_them(profile: Profile) -> None:
