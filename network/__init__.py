@@ -19,6 +19,7 @@ from .quality import (
     measure_samples,
 )
 from .replay import Replay
+from .tensors import StreamedTensors, overlaid, picked, stream_safetensors
 
 __all__ = [
     "Block",
@@ -31,6 +32,7 @@ __all__ = [
     "Quality",
     "Replay",
     "SampleQuality",
+    "StreamedTensors",
     "accuracy_drop",
     "batches",
     "capture",
@@ -45,7 +47,10 @@ __all__ = [
     "mean_drop",
     "measure_quality",
     "measure_samples",
+    "overlaid",
     "perplexity_rise",
+    "picked",
     "rows",
     "save_program",
+    "stream_safetensors",
 ]

@@ -18,6 +18,7 @@ from .find import find_layers
 from .layer import Layer
 from .replay import Replay
 from .schedule import LayerHook, Schedule
+from .tensors import StreamedTensors, outlines, overlaid
 
 __all__ = ["InputShape", "Network"]
 
@@ -39,8 +40,9 @@ class Network:
     ----------
     graph : torch.fx.Graph
         Functional operators only; `get_attr` nodes name entries of `tensors`.
-    tensors : dict
-        Every parameter and buffer that the graph reads, by qualified name.
+    tensors : mapping of str to Tensor
+        Every parameter and buffer that the graph reads, by qualified name; `StreamedTensors` are read as they
+        are asked for.
     inputs : tuple of InputShape
     layers : tuple of Layer
         In execution order of first use.
@@ -53,9 +55,11 @@ class Network:
     def __init__(
         self, graph: fx.Graph, tensors: Mapping[str, Tensor], inputs: tuple[InputShape, ...]
     ) -> None:
-        found = find_layers(graph, tensors)
+        found = find_layers(graph, outlines(tensors))
         self.graph = graph
-        self.tensors: dict[str, Tensor] = dict(tensors)
+        self.tensors: Mapping[str, Tensor] = (
+            tensors if isinstance(tensors, StreamedTensors) else dict(tensors)
+        )
         self.inputs = inputs
         self.layers: tuple[Layer, ...] = found.layers
         self.skipped: dict[str, str] = found.skipped
@@ -78,12 +82,24 @@ class Network:
     @property
     def float_bits(self) -> int:
         """Size of all `tensors` in bits: what the float network weighs."""
-        return sum(8 * tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
+        return sum(8 * tensor.numel() * tensor.element_size() for tensor in self.outlines.values())
 
     @property
     def device(self) -> torch.device:
         """Where the tensors are."""
+        if isinstance(self.tensors, StreamedTensors):
+            return self.tensors.device
         return next(iter(self.tensors.values())).device
+
+    @property
+    def outlines(self) -> Mapping[str, Tensor]:
+        """Tensors of the shapes and types of `tensors`; none is read for it."""
+        return outlines(self.tensors)
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether tensors are read as they are asked for, because all together may not fit into memory."""
+        return isinstance(self.tensors, StreamedTensors)
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
@@ -194,13 +210,17 @@ class Network:
         for node in graph.nodes:
             node.args = _on_device(node.args, target)
             node.kwargs = _on_device(node.kwargs, target)
-        tensors = {name: tensor.to(target) for name, tensor in self.tensors.items()}
+        tensors: Mapping[str, Tensor]
+        if isinstance(self.tensors, StreamedTensors):
+            tensors = self.tensors.to(target)
+        else:
+            tensors = {name: tensor.to(target) for name, tensor in self.tensors.items()}
         moved = Network(graph, tensors, self.inputs)
         for layer in [layer for layer in moved.layers if layer.name in self.excluded]:
             moved = moved.without([layer.name], self.skipped[layer.weight])
         return moved
 
-    def overlay(self, tensors: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    def overlay(self, tensors: Mapping[str, Tensor] | None) -> Mapping[str, Tensor]:
         """All tensors, those given in place of those stored.
 
         Raises
@@ -214,7 +234,7 @@ class Network:
             if name not in self.tensors:
                 near = difflib.get_close_matches(name, self.tensors, n=3) or list(self.tensors)[:3]
                 raise InputError(f"the network has no tensor '{name}'; the nearest are {', '.join(near)}")
-        return {**self.tensors, **tensors}
+        return overlaid(self.tensors, tensors)
 
     def _check_inputs(self, inputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         given = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)

@@ -72,8 +72,8 @@ class Schedule:
     steps : list of Step
     position : dict
         Index of each node's step.
-    first_read : dict
-        Index of the first step that reads each stored tensor.
+    first_read, last_read : dict
+        Index of the first and of the last step that reads each stored tensor.
     """
 
     def __init__(self, graph: fx.Graph, calls: Mapping[str, tuple[LayerCall, str]]) -> None:
@@ -106,10 +106,12 @@ class Schedule:
             )
         self.position = {step.name: index for index, step in enumerate(self.steps)}
         self.first_read: dict[str, int] = {}
+        self.last_read: dict[str, int] = {}
         for node in operations:
             for source in node.all_input_nodes:
                 if source.op == "get_attr":
                     self.first_read.setdefault(str(source.target), self.position[node.name])
+                    self.last_read[str(source.target)] = self.position[node.name]
 
     def start(self, inputs: Sequence[Tensor]) -> Values:
         """The values before the first step."""

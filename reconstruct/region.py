@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from ..network import Network
+from ..network import Network, picked
 
 __all__ = ["Region", "region_between"]
 
@@ -83,7 +83,7 @@ def region_between(network: Network, entry: str, exit_: str) -> Region:
             copied[node] = graph.node_copy(node, copied.__getitem__)
     graph.output(copied[nodes[exit_]])
     read = {str(node.target) for node in graph.find_nodes(op="get_attr")}
-    tensors = {name: tensor for name, tensor in network.tensors.items() if name in read}
+    tensors = picked(network.tensors, [name for name in network.tensors if name in read])
     return Region(
         Network(graph, tensors, ()), reads_inputs=bool(own), reads_entry=bool(copied[nodes[entry]].users)
     )
