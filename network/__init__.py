@@ -1,5 +1,6 @@
 """The captured model: a program with its tensors, its layers and blocks, and the data to run it on."""
 
+from .activations import ACTIVATION_BATCH, Activations, ActivationStore
 from .blocks import Block
 from .capture import capture
 from .data import Data, check_data, load_data
@@ -22,6 +23,9 @@ from .replay import Replay
 from .tensors import StreamedTensors, overlaid, picked, stream_safetensors
 
 __all__ = [
+    "ACTIVATION_BATCH",
+    "ActivationStore",
+    "Activations",
     "Block",
     "Data",
     "InputShape",

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from ..allocator import Plan
-from ..network import Data, Layer, Network, rows
-from .activations import ActivationStore
+from ..network import ActivationStore, Data, Layer, Network, rows
 from .finalize import Finalized, StoredLayer, finalize_nearest
 from .gptq import Gptq, gptq_layer
 from .gram import InputGram

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from ..allocator import Plan
 from ..errors import InputError
-from ..network import Data, Layer, Network, rows
-from .activations import ActivationStore
+from ..network import ActivationStore, Data, Layer, Network, rows
 from .finalize import Finalized, StoredLayer, finalize_nearest
 from .gram import InputGram
 from .grids import LayerGrid

@@ -7,8 +7,7 @@ import math
 import torch
 
 from ..errors import InputError
-from ..network import Layer
-from .activations import BATCH
+from ..network import ACTIVATION_BATCH, Layer
 from .gram import InputGram, position_count
 from .streams import Streams
 
@@ -58,8 +57,8 @@ def input_gram(
         assert step.call is not None
         assert step.source is not None
         region = streams.region(step.source)
-        for start in range(samples.start, samples.stop, BATCH):
-            part = slice(start, min(start + BATCH, samples.stop))
+        for start in range(samples.start, samples.stop, ACTIVATION_BATCH):
+            part = slice(start, min(start + ACTIVATION_BATCH, samples.stop))
             quantized, floating = streams.batch(region, part)
             # A convolution of one sample may come without the axis of samples.
             if step.call.stride and quantized.ndim == len(step.call.stride) + 1:

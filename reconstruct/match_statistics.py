@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..network import Data, Layer, LayerCall, Network, batches
+from ..network import ACTIVATION_BATCH, ActivationStore, Data, Layer, LayerCall, Network, batches
 from ..quantizer import StepUnit
-from .activations import BATCH, ActivationStore
 from .cells import with_steps
 from .finalize import Finalized, StoredLayer
 from .held_out import learned_and_judged
@@ -115,7 +114,7 @@ def _output_moments(streams: Streams, layer: Layer) -> tuple[_Moments, _Moments]
         step = schedule.steps[schedule.position[node]]
         assert step.call is not None
         region = streams.region(node)
-        for part in batches(len(streams.data.inputs), BATCH):
+        for part in batches(len(streams.data.inputs), ACTIVATION_BATCH):
             for index, value in enumerate(streams.batch(region, part)):
                 wide = _by_channel(step.call, value).double()
                 sums[index, 0] += wide.sum(0)

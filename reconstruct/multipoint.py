@@ -10,9 +10,8 @@ from torch import Tensor
 
 from ..allocator import Complexity, LayerPlan, Plan, assignment_digest, parse_budget
 from ..errors import InfeasibleError, InputError
-from ..network import Data, Network, rows
+from ..network import ActivationStore, Data, Network, rows
 from ..quantizer import Option, PointFit, Quantizer, StepUnit, stored_bits
-from .activations import ActivationStore
 from .finalize import layer_shapes
 from .layer_inputs import input_gram
 from .streams import Streams, walkable_blocks

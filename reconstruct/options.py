@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from ..allocator import LayerCut
-from ..network import Data, Layer, Network, rows
+from ..network import ActivationStore, Data, Layer, Network, rows
 from ..quantizer import Option, Quantizer
-from .activations import ActivationStore
 from .finalize import StoredLayer, StoredPart
 from .gptq import Gptq, gptq_layer
 from .layer_inputs import input_gram

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from ..allocator import Plan
 from ..errors import InputError
-from ..network import Block, Data, Layer, Network, rows
-from .activations import ActivationStore
+from ..network import ActivationStore, Block, Data, Layer, Network, rows
 from .finalize import Finalized, StoredLayer, finalize_nearest
 from .gptq import Gptq, gptq_next
 from .grids import LayerGrid

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..network import Block, Data, Layer, Network, from_rows
-from .activations import Activations, ActivationStore
+from ..network import Activations, ActivationStore, Block, Data, Layer, Network, from_rows
 from .finalize import StoredLayer
 from .region import Region, region_between
 

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, fx
 
-from ..network import Block, Layer, Network
-from .activations import Activations
+from ..network import Activations, Block, Layer, Network
 from .learn import UnitData
 from .region import Region, region_between
 from .streams import Streams
