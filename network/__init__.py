@@ -20,6 +20,8 @@ from .quality import (
     measure_samples,
 )
 from .replay import Replay
+from .schedule import Values
+from .segments import Segment, cut_segments, kept_values, learned_values
 from .tensors import StreamedTensors, overlaid, picked, stream_safetensors
 
 __all__ = [
@@ -36,15 +38,20 @@ __all__ = [
     "Quality",
     "Replay",
     "SampleQuality",
+    "Segment",
     "StreamedTensors",
+    "Values",
     "accuracy_drop",
     "batches",
     "capture",
     "check_data",
+    "cut_segments",
     "fingerprint",
     "float_logits",
     "from_rows",
+    "kept_values",
     "kl_divergence",
+    "learned_values",
     "load_data",
     "load_model",
     "load_program",

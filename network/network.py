@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,6 +30,11 @@ class InputShape:
 
     shape: tuple[int, ...]
     dtype: torch.dtype
+
+    @property
+    def elements(self) -> int:
+        """Numbers of one sample."""
+        return math.prod(self.shape)
 
 
 class Network:

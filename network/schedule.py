@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from .layer import LayerCall
 
-__all__ = ["LayerHook", "Schedule", "Step", "Values", "tensors_in"]
+__all__ = ["LayerHook", "Schedule", "Step", "Values", "tensors_in", "values_read"]
 
 Values: TypeAlias = dict[str, Any]
 LayerHook: TypeAlias = Callable[[LayerCall, Tensor, Tensor], Tensor]
@@ -155,6 +155,19 @@ def _fill(argument: Any, values: Values, tensors: Mapping[str, Tensor]) -> Any:
     if isinstance(argument, (list, tuple)):
         return [_fill(part, values, tensors) for part in argument]
     return argument
+
+
+def values_read(step: Step) -> tuple[str, ...]:
+    """Names of the values that a step takes, each as often as it takes it."""
+    found: list[str] = []
+    waiting: list[Any] = [*step.args, *step.kwargs.values()]
+    while waiting:
+        argument = waiting.pop()
+        if isinstance(argument, _Value):
+            found.append(argument.name)
+        elif isinstance(argument, (list, tuple)):
+            waiting.extend(argument)
+    return tuple(found)
 
 
 def tensors_in(value: Any) -> list[Tensor]:

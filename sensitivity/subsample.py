@@ -34,6 +34,10 @@ class Chosen:
     index: Tensor
     weight: Tensor
 
+    def cut(self, size: int) -> tuple[Chosen, ...]:
+        """The same samples in pieces of `size`."""
+        return tuple(map(Chosen, torch.split(self.index, size), torch.split(self.weight, size)))
+
 
 def choose_samples(network: Network, data: Data, share: float, seed: int) -> Chosen:
     """Draw samples with probability ``min(1, t / tau)``, proportional to their trace up to a certain keep.
