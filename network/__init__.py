@@ -8,14 +8,14 @@ from .fingerprint import fingerprint
 from .layer import Layer, LayerCall, from_rows, rows
 from .load import load_model
 from .network import InputShape, Network
+from .outputs import batches, finite_outputs, float_logits
 from .paired import PairedDrop, accuracy_drop, mean_drop, perplexity_rise
 from .program import load_program, save_program
 from .quality import (
     Quality,
     SampleQuality,
-    batches,
-    float_logits,
     kl_divergence,
+    mean_over_positions,
     measure_quality,
     measure_samples,
 )
@@ -47,6 +47,7 @@ __all__ = [
     "check_data",
     "cut_segments",
     "fingerprint",
+    "finite_outputs",
     "float_logits",
     "from_rows",
     "kept_values",
@@ -56,6 +57,7 @@ __all__ = [
     "load_model",
     "load_program",
     "mean_drop",
+    "mean_over_positions",
     "measure_quality",
     "measure_samples",
     "overlaid",

@@ -15,9 +15,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from .quality import batches
-
-__all__ = ["ACTIVATION_BATCH", "ActivationStore", "Activations"]
+__all__ = ["ACTIVATION_BATCH", "ActivationStore", "Activations", "empty_within"]
 
 ACTIVATION_BATCH = 64
 """Samples that are computed at once."""
@@ -97,7 +95,8 @@ class ActivationStore:
         """Put `values(part)` of all samples, asked for batch by batch, below each other."""
         result: Tensor | None = None
         in_memory = folded = False
-        for part in batches(samples, ACTIVATION_BATCH):
+        for start in range(0, samples, ACTIVATION_BATCH):
+            part = slice(start, min(start + ACTIVATION_BATCH, samples))
             value = values(part)
             count = part.stop - part.start
             if result is None:
@@ -133,11 +132,23 @@ class ActivationStore:
         """An empty tensor whose numbers are in a file."""
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        path = Path(self._folder.name) / str(self._files)
         self._files += 1
-        count = math.prod(shape)
-        mapped = torch.from_file(str(path), shared=True, size=count, dtype=like.dtype).view(shape)
-        # The mapping outlives the name; where a system refuses that, the folder goes at the end.
-        with contextlib.suppress(PermissionError):
-            path.unlink()
-        return mapped
+        return _mapped(Path(self._folder.name) / str(self._files), shape, like.dtype)
+
+
+def empty_within(memory_bytes: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """An empty tensor on the CPU, in memory if it is no larger than the bound, else in a temporary file."""
+    if math.prod(shape) * dtype.itemsize <= memory_bytes:
+        return torch.empty(shape, dtype=dtype)
+    folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    mapped = _mapped(Path(folder.name) / "values", shape, dtype)
+    weakref.finalize(mapped, folder.cleanup)
+    return mapped
+
+
+def _mapped(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    mapped = torch.from_file(str(path), shared=True, size=math.prod(shape), dtype=dtype).view(shape)
+    # The mapping outlives the name; where a system refuses that, the folder goes at the end.
+    with contextlib.suppress(PermissionError):
+        path.unlink()
+    return mapped
