@@ -87,7 +87,8 @@ NETWORK, SCORES, LIMITS, RUN = "Network and data", "Scores", "Budgets and constr
 ModelArg = Annotated[
     str | None,
     typer.Option(
-        help="A .pt2 file, or file.py:factory, or module:factory. Default: the embedded digits network.",
+        help="A .pt2 file, file.py:factory, module:factory, or hf:folder (a local folder of the transformers "
+        "library). Default: the embedded digits network.",
         rich_help_panel=NETWORK,
     ),
 ]

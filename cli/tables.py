@@ -52,7 +52,9 @@ def quality_table(plan: Plan, uniform: Plan | None, uniform_quality: Measured | 
     complexity = plan.complexity
     float_accuracy = measured.float_accuracy if measured else None
     float_bits = complexity.float_bits
-    table.add_row("float", "32.00", _size(float_bits), "100.0%", "0", _percent(float_accuracy))
+    # What the checkpoint had per number, all of which are 32-bit floats where they stay float.
+    per_number = float_bits / (complexity.weight_count + complexity.fixed_bits / 32)
+    table.add_row("float", f"{per_number:.2f}", _size(float_bits), "100.0%", "0", _percent(float_accuracy))
     if uniform is not None:
         table.add_row(*_row(f"best uniform, {uniform.main_option()}", uniform, uniform_quality))
     table.add_row(*_row("this plan", plan, measured), style="bold")

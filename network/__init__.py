@@ -22,7 +22,7 @@ from .quality import (
 from .replay import Replay
 from .schedule import Values
 from .segments import Segment, cut_segments, kept_values, learned_values
-from .tensors import StreamedTensors, overlaid, picked, stream_safetensors
+from .tensors import StreamedTensors, overlaid, picked
 
 __all__ = [
     "ACTIVATION_BATCH",
@@ -65,5 +65,4 @@ __all__ = [
     "picked",
     "rows",
     "save_program",
-    "stream_safetensors",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,7 +21,7 @@ from .replay import Replay
 from .schedule import LayerHook, Schedule
 from .tensors import StreamedTensors, outlines, overlaid
 
-__all__ = ["InputShape", "Network"]
+__all__ = ["InputShape", "Network", "bits_of"]
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,17 @@ class Network:
         Matrices and filters that stay float, each with the reason.
     excluded : tuple of str
         Names of layers that `without` took out of `layers`.
+    float_bits : int
+        What the float network weighs: all `tensors`, or what the checkpoint that they were read from states,
+        where that has them in fewer bits than the program computes with.
     """
 
     def __init__(
-        self, graph: fx.Graph, tensors: Mapping[str, Tensor], inputs: tuple[InputShape, ...]
+        self,
+        graph: fx.Graph,
+        tensors: Mapping[str, Tensor],
+        inputs: tuple[InputShape, ...],
+        float_bits: int | None = None,
     ) -> None:
         found = find_layers(graph, outlines(tensors))
         self.graph = graph
@@ -72,6 +79,7 @@ class Network:
         self.excluded: tuple[str, ...] = ()
         self.schedule = Schedule(graph, found.calls)
         self._calls = found.calls
+        self.float_bits: int = bits_of(self.outlines.values()) if float_bits is None else float_bits
 
     def reads(self, layer: Layer) -> tuple[str, ...]:
         """Names of the values that enter a layer, one for each of its uses, in execution order."""
@@ -84,11 +92,6 @@ class Network:
     def bias(self, layer: Layer) -> Tensor | None:
         """The bias of a layer, of shape `(channels,)`, or None."""
         return None if layer.bias is None else self.tensors[layer.bias]
-
-    @property
-    def float_bits(self) -> int:
-        """Size of all `tensors` in bits: what the float network weighs."""
-        return sum(8 * tensor.numel() * tensor.element_size() for tensor in self.outlines.values())
 
     @property
     def device(self) -> torch.device:
@@ -221,7 +224,7 @@ class Network:
             tensors = self.tensors.to(target)
         else:
             tensors = {name: tensor.to(target) for name, tensor in self.tensors.items()}
-        moved = Network(graph, tensors, self.inputs)
+        moved = Network(graph, tensors, self.inputs, self.float_bits)
         for layer in [layer for layer in moved.layers if layer.name in self.excluded]:
             moved = moved.without([layer.name], self.skipped[layer.weight])
         return moved
@@ -247,6 +250,11 @@ class Network:
         if len(given) != len(self.schedule.inputs):
             raise InputError(f"the network takes {len(self.schedule.inputs)} inputs; {len(given)} were given")
         return given
+
+
+def bits_of(tensors: Iterable[Tensor]) -> int:
+    """Size of tensors in bits, as they are in memory."""
+    return sum(8 * tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _on_device(argument: Any, device: torch.device) -> Any:

@@ -4,29 +4,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..errors import InputError
-
-__all__ = ["StreamedTensors", "outlines", "overlaid", "picked", "stream_safetensors"]
-
-_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
+__all__ = ["StreamedTensors", "outlines", "overlaid", "picked"]
 
 
 class _Cache:
@@ -140,70 +122,3 @@ def overlaid(tensors: Mapping[str, Tensor], replaced: Mapping[str, Tensor]) -> M
         return replaced[name] if name in replaced else tensors[name]
 
     return StreamedTensors({**outlines(tensors), **outlines(replaced)}, read, device)
-
-
-def stream_safetensors(
-    files: Iterable[Path],
-    *,
-    names: Callable[[str], str] = lambda name: name,
-    dtype: torch.dtype = torch.float32,
-    memory_bytes: int = 2**29,
-) -> StreamedTensors:
-    """The tensors of safetensors files (shards), read one by one when they are asked for.
-
-    Parameters
-    ----------
-    files : iterable of Path
-    names : callable, optional
-        From a name in a file to the name it shall have.
-    dtype : torch.dtype
-        What floats are converted to as they are read; other types stay.
-    memory_bytes : int
-        See `StreamedTensors`.
-
-    Raises
-    ------
-    InputError
-        A file cannot be read, a name is there twice, or a tensor is of a type that torch does not have; as a
-        tensor is read: NaN or infinite values.
-    """
-    places: dict[str, tuple[Path, str]] = {}
-    known: dict[str, Tensor] = {}
-    for path in map(Path, files):
-        try:
-            with safe_open(path, framework="pt") as file:
-                for stored in file.keys():  # noqa: SIM118 - not a mapping
-                    part, name = file.get_slice(stored), names(stored)
-                    if name in places:
-                        raise InputError(f"tensor '{stored}' is in {places[name][0]} and again in {path}")
-                    places[name] = (path, stored)
-                    known[name] = _outline(part, dtype, f"tensor '{stored}' of {path}")
-        except (OSError, SafetensorError) as error:
-            raise InputError(f"cannot read weights {path}: {error}; give a .safetensors file") from error
-
-    def read(name: str) -> Tensor:
-        path, stored = places[name]
-        try:
-            # Opened each time: what a file maps into memory is given back with it.
-            with safe_open(path, framework="pt") as file:
-                found: Tensor = file.get_tensor(stored)
-        except (OSError, SafetensorError) as error:
-            raise InputError(f"cannot read tensor '{stored}' of {path}: {error}") from error
-        tensor = torch.empty(found.shape, dtype=known[name].dtype).copy_(found)
-        if tensor.is_floating_point() and tensor.numel():
-            low, high = torch.aminmax(tensor)
-            if not (torch.isfinite(low) and torch.isfinite(high)):
-                raise InputError(
-                    f"tensor '{stored}' of {path} has values that are NaN or infinite; load weights that "
-                    "are finite"
-                )
-        return tensor
-
-    return StreamedTensors(known, read, torch.device("cpu"), memory_bytes)
-
-
-def _outline(part: Any, dtype: torch.dtype, what: str) -> Tensor:
-    kind = _DTYPES.get(part.get_dtype())
-    if kind is None:
-        raise InputError(f"{what} is of type {part.get_dtype()}; floats, integers and booleans can be read")
-    return torch.empty(part.get_shape(), dtype=dtype if kind.is_floating_point else kind, device="meta")

@@ -155,8 +155,9 @@ class _Size:
 
     @property
     def fixed_bits(self) -> int:
-        weights = [self.network.weight(layer) for layer in self.network.layers]
-        return self.network.float_bits - sum(8 * each.numel() * each.element_size() for each in weights)
+        weights = {layer.weight for layer in self.network.layers}
+        others = [tensor for name, tensor in self.network.outlines.items() if name not in weights]
+        return sum(8 * tensor.numel() * tensor.element_size() for tensor in others)
 
     def layers(self, points: Sequence[Sequence[int]]) -> list[int]:
         """Bits of every layer."""

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from apportion.errors import InputError
-from apportion.network import Network, StreamedTensors, capture, fingerprint, stream_safetensors
+from apportion.network import Network, StreamedTensors, capture, fingerprint
 from apportion.network.tensors import outlines, overlaid, picked
 
 
@@ -26,17 +26,16 @@ def inputs() -> Tensor:
     return torch.randn(5, 6, generator=torch.Generator().manual_seed(1))
 
 
-def shards(network: Network, folder: Path) -> list[Path]:
-    """The tensors of a network in two files."""
-    names = sorted(network.tensors)
-    paths = [folder / "one.safetensors", folder / "two.safetensors"]
-    for path, some in zip(paths, (names[:2], names[2:]), strict=True):
-        save_file({name: network.tensors[name].detach().clone() for name in some}, path)
-    return paths
-
-
 def streamed(network: Network, folder: Path, memory_bytes: int = 0) -> Network:
-    tensors = stream_safetensors(shards(network, folder), memory_bytes=memory_bytes)
+    path = folder / "weights.safetensors"
+    save_file({name: tensor.detach().clone() for name, tensor in network.tensors.items()}, path)
+
+    def read(name: str) -> Tensor:
+        with safe_open(path, framework="pt") as file:
+            found: Tensor = file.get_tensor(name)
+            return found.clone()
+
+    tensors = StreamedTensors(network.tensors, read, torch.device("cpu"), memory_bytes)
     return Network(network.graph, tensors, network.inputs)
 
 
@@ -99,24 +98,3 @@ def test_a_tensor_kept_in_inference_mode_can_be_used_under_autograd(
     asked = inputs.clone().requires_grad_()
     found.run(asked).sum().backward()
     assert asked.grad is not None
-
-
-def test_halves_are_read_as_floats(tmp_path: Path) -> None:
-    values = torch.randn(3, 4).to(torch.bfloat16)
-    save_file({"w": values, "ids": torch.arange(3)}, tmp_path / "x.safetensors")
-    tensors = stream_safetensors([tmp_path / "x.safetensors"], names=lambda name: f"model.{name}")
-    assert torch.equal(tensors["model.w"], values.float())
-    assert outlines(tensors)["model.w"].dtype == torch.float32
-    assert tensors["model.ids"].dtype == torch.int64
-
-
-def test_weights_that_are_not_finite_twice_there_or_no_file_are_refused(tmp_path: Path) -> None:
-    path, other = tmp_path / "x.safetensors", tmp_path / "y.safetensors"
-    save_file({"w": torch.tensor([1.0, float("nan")])}, path)
-    with pytest.raises(InputError, match=r"tensor .w. .* NaN or infinite"):
-        stream_safetensors([path])["w"]
-    with pytest.raises(InputError, match=r"is in .* and again in"):
-        stream_safetensors([path, path])
-    other.write_bytes(b"no tensors")
-    with pytest.raises(InputError, match="cannot read weights"):
-        stream_safetensors([other])
