@@ -11,7 +11,7 @@ from torch import Tensor
 from ..allocator import Plan
 from ..errors import InputError
 from ..network import ActivationStore, Data, Layer, Network, rows
-from .finalize import Finalized, StoredLayer, finalize_nearest
+from .finalize import Finalized, NearestLayers, StoredLayer
 from .gram import InputGram
 from .grids import LayerGrid
 from .layer_inputs import check_positions, input_gram
@@ -103,25 +103,65 @@ class Gptq:
             The plan does not fit the network, or the network has several inputs.
         """
         kept = UnitStore.of(store, self, network, plan, data)
-        nearest = {layer.name: layer for layer in finalize_nearest(network, plan).layers}
+        nearest, numbers = NearestLayers(network, plan), dict[str, int]()
         done: dict[str, StoredLayer] = {}
         with ActivationStore(self.memory_bytes) as activations:
             streams = Streams(network, data, activations, with_float=self.crossed)
             for block in walkable_blocks(network, data):
                 streams.advance(block.entry)
+                inputs = _Inputs(streams, self, range(len(data.inputs)))
                 for layer in block.layers:
-                    start, number = nearest[layer.name], len(done)
-                    found = kept.load(number, [start])
+                    frame, number = nearest.frame(layer), len(numbers)
+                    found = kept.load(number, [frame])
                     if found is None:
-                        done[layer.name] = gptq_next(streams, layer, start, self, len(data.inputs))
-                        kept.save(number, [done[layer.name]])
+                        start = nearest.of(layer)
+                        weight = rows(layer, network.weight(layer))
+                        stored = gptq_layer(weight, inputs.of(layer), start, self)
+                        kept.save(number, [stored])
                     else:
-                        (done[layer.name],) = found.layers
-                        if self.sequential:
-                            streams.replace(layer, done[layer.name])
+                        (stored,) = found.layers
+                    if self.sequential:
+                        streams.replace(layer, stored)
+                        inputs.forget(layer)
+                    numbers[layer.name] = number
+                    # Where the network does not fit into memory, nor do its codes.
+                    done[layer.name] = frame if network.is_streamed and store is not None else stored
                     if progress is not None:
                         progress(len(done), len(network.layers))
-        return Finalized(tuple(done[layer.name] for layer in network.layers))
+        layers = {numbers[layer.name]: done[layer.name] for layer in network.layers}
+        if network.is_streamed and store is not None:
+            return Finalized(kept.on_demand(layers))
+        return Finalized(tuple(layers.values()))
+
+
+class _Inputs:
+    """Gram matrices of the layers of a block; layers that read one value share theirs."""
+
+    def __init__(self, streams: Streams, settings: Gptq, samples: range) -> None:
+        self._streams, self._settings, self._samples = streams, settings, samples
+        self._last: tuple[tuple[str, ...], InputGram] | None = None
+
+    def of(self, layer: Layer) -> InputGram:
+        """Of what enters a layer."""
+        sources = self._streams.network.reads(layer)
+        if layer.kind == "linear" and self._last is not None and self._last[0] == sources:
+            return self._last[1]
+        gram = input_gram(
+            self._streams,
+            layer,
+            self._samples,
+            cross=self._settings.crossed,
+            positions=self._settings.positions,
+        )
+        self._last = (sources, gram)
+        return gram
+
+    def forget(self, layer: Layer) -> None:
+        """Let the matrices go that depend on a layer which has been replaced."""
+        if self._last is not None and any(
+            layer.weight in self._streams.region(source).network.outlines for source in self._last[0]
+        ):
+            self._last = None
 
 
 def gptq_next(
@@ -159,17 +199,19 @@ def gptq_layer(weight: Tensor, inputs: InputGram, start: StoredLayer, settings: 
     """
     groups, fan_in = len(inputs.gram), weight.shape[1]
     gram, inverse = _damped(inputs.gram, settings.damping)
-    target = weight.double().view(groups, -1, fan_in)
+    # Factors need doubles; products with them, which cost most in wide layers, do not.
+    target = weight.float().view(groups, -1, fan_in)
     if inputs.cross is not None:
         # W + W (X_f - X) X' H^-1 leaves weights alone that the data says nothing about.
-        target = target + target @ (inputs.cross - inputs.gram) @ inverse
+        target = target + target @ (inputs.cross - inputs.gram).float() @ inverse.float()
     grid = LayerGrid(start)
     codes = grid.start()
     order = torch.arange(fan_in, device=weight.device).expand(groups, -1)
     if settings.order:
         order = gram.diagonal(dim1=1, dim2=2).argsort(dim=1, descending=True, stable=True)
     factor = _factor(inverse, order)
-    _round_columns(grid, codes, _columns(target, order).float(), factor.float(), order)
+    _round_columns(grid, codes, _columns(target, order), factor.float(), order)
+    gram = gram.float()
     better = _row_error(grid.stored(codes), target, gram) < _row_error(start, target, gram)
     return grid.choose(grid.start(), codes, better[:, None].expand_as(weight))
 
@@ -220,5 +262,5 @@ def _round_columns(
 
 def _row_error(layer: StoredLayer, target: Tensor, gram: Tensor) -> Tensor:
     """``(q - w) H (q - w)'`` of every channel, shape (channels,)."""
-    delta = layer.dequantize().double().view_as(target) - target
+    delta = layer.dequantize().view_as(target) - target
     return ((delta @ gram) * delta).sum(2).flatten()

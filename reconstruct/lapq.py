@@ -220,7 +220,7 @@ class _Factors:
         self._network, self._start = network, start
         self._logs = [0.0] * len(start.layers)
         self._layers = list(start.layers)
-        self._tensors = start.tensors(network)
+        self._tensors = dict(start.tensors(network))
 
     def tensors(self, logs: Sequence[float]) -> dict[str, Tensor]:
         """Tensors of the network with factors of these logarithms, one for each layer."""

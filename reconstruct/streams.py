@@ -28,7 +28,7 @@ class Streams:
     with_float : bool
         Whether the float network's values are kept too.
     replaced : dict
-        The tensors of the quantized network as far as they are known.
+        The tensors of the quantized network as far as they are known, and read behind the cut.
     entry : str
         The node or input at the cut.
     quantized, floating : Activations
@@ -83,11 +83,18 @@ class Streams:
             return
         self.quantized, self.floating = self.at(self.region(exit_))
         self.entry = exit_
+        # What no later step reads need not stay.
+        schedule = self.network.schedule
+        done = schedule.position[exit_]
+        for name in [name for name in self.replaced if schedule.last_read.get(name, done) <= done]:
+            del self.replaced[name]
 
     def replace(self, layer: Layer, stored: StoredLayer) -> None:
         """Let a layer join the quantized network."""
-        weight = self.network.weight(layer)
-        self.replaced[layer.weight] = from_rows(layer, stored.dequantize()).to(weight)
+        like = self.network.outlines[layer.weight]
+        self.replaced[layer.weight] = from_rows(layer, stored.dequantize()).to(
+            self.network.device, like.dtype
+        )
 
     def _run(self, region: Region, part: slice, replaced: Mapping[str, Tensor] | None) -> Tensor:
         values = self.floating if replaced is None else self.quantized
@@ -99,7 +106,7 @@ class Streams:
         return values.take(part).to(self.network.device)
 
     def _changes(self, region: Region) -> bool:
-        return any(name in region.network.tensors for name in self.replaced)
+        return any(name in region.network.outlines for name in self.replaced)
 
 
 def walkable_blocks(network: Network, data: Data) -> tuple[Block, ...]:

@@ -18,6 +18,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     transformers: Any = pytest.importorskip("transformers")
 
+TIED = {"tie_word_embeddings": True}
 KINDS = {
     "llama": ("LlamaForCausalLM", "LlamaConfig", {"num_key_value_heads": 2}),
     "tied": (
