@@ -25,7 +25,6 @@ from typing import Annotated, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..allocator import LayerPlan, Plan, parse_unit
@@ -44,6 +43,7 @@ from ..quantizer import (
     unpack_codes,
 )
 from ..reconstruct import Finalized, StoredLayer, StoredPart
+from .writer import TensorWriter
 
 __all__ = ["PackedNetwork", "read_packed", "write_packed"]
 
@@ -107,43 +107,42 @@ class PackedNetwork:
 
 
 def write_packed(path: Path, network: Network, plan: Plan, finalized: Finalized) -> None:
-    """Write the packed file in one step.
+    """Write the packed file in one step, layer by layer.
 
     Raises
     ------
     InputError
         The folder cannot be written.
     """
-    tensors: dict[str, Tensor] = {}
-    exponents: dict[str, int] = {}
-    planned = {layer.name: layer for layer in plan.layers}
-    for stored in finalized.layers:
-        if len(stored.parts) > 1:
-            tensors[f"{stored.name}/strips"] = _pack_strips(plan, planned[stored.name])
-        for part in stored.parts:
-            for index in range(part.rows.option.points):
-                prefix = f"{stored.name}/{part.rows.option}/{index}"
-                steps, exponents[prefix] = steps_to_half(part.rows.steps[index].cpu())
-                tensors[f"{prefix}/codes"] = pack_codes(part.rows.codes[index], part.rows.option.bits)
-                tensors[f"{prefix}/steps"] = steps.contiguous()
-    quantized = {layer.weight for layer in network.layers}
-    for name, tensor in network.tensors.items():
-        if name not in quantized:
-            tensors[f"={name}"] = finalized.biases.get(name, tensor).detach().cpu().contiguous().clone()
     layouts = {
         layer.name: Layout.model_validate(
             {
                 "tensor": layer.weight,
                 "transposed": layer.transposed,
-                "dtype": str(network.weight(layer).dtype),
+                "dtype": str(network.outlines[layer.weight].dtype),
             }
         )
         for layer in network.layers
     }
-    header = Header(plan=plan, layouts=layouts, exponents=exponents)
-    metadata = {ENTRY: header.model_dump_json(exclude_none=True)}
-    with replace_file(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+    exponents: dict[str, int] = {}
+    planned = {layer.name: layer for layer in plan.layers}
+    quantized = {layer.weight for layer in network.layers}
+    with replace_file(path) as temporary, TensorWriter(path.parent) as writer:
+        for stored in finalized.layers:
+            if len(stored.parts) > 1:
+                writer.add(f"{stored.name}/strips", _pack_strips(plan, planned[stored.name]))
+            for part in stored.parts:
+                for index in range(part.rows.option.points):
+                    prefix = f"{stored.name}/{part.rows.option}/{index}"
+                    steps, exponents[prefix] = steps_to_half(part.rows.steps[index].cpu())
+                    writer.add(f"{prefix}/codes", pack_codes(part.rows.codes[index], part.rows.option.bits))
+                    writer.add(f"{prefix}/steps", steps)
+        for name in network.tensors:
+            if name not in quantized:
+                bias = finalized.biases.get(name)
+                writer.add(f"={name}", network.tensors[name] if bias is None else bias)
+        header = Header(plan=plan, layouts=layouts, exponents=exponents)
+        writer.write(temporary, {ENTRY: header.model_dump_json(exclude_none=True)})
 
 
 def read_packed(path: Path) -> PackedNetwork:
