@@ -111,16 +111,26 @@ class Streams:
 
 def walkable_blocks(network: Network, data: Data) -> tuple[Block, ...]:
     """The network's blocks, joined where the value between two of them has not its samples first."""
-    first = network.schedule.inputs[0]
+    if len(network.schedule.inputs) != 1:
+        return network.blocks
     one = data.inputs[:1].to(network.device)
+    inputs = [torch.cat([one] * count) for count in (1, 2, 3)]
+    values = inputs
     found: list[Block] = []
     open_: Block | None = None
-    for block in network.blocks:
-        block = block if open_ is None else Block(open_.entry, block.exit, (*open_.layers, *block.layers))
-        last = block.exit == network.schedule.output
-        if last or region_between(network, first, block.exit).is_by_sample(one, one):
+    for each in network.blocks:
+        region = region_between(network, each.entry, each.exit)
+        with torch.inference_mode():
+            values = [region.run(*pair) for pair in zip(values, inputs, strict=True)]
+        block = each if open_ is None else Block(open_.entry, each.exit, (*open_.layers, *each.layers))
+        if block.exit == network.schedule.output or (region.reads_entry and _by_sample(*values)):
             found.append(block)
             open_ = None
         else:
             open_ = block
     return tuple(found if open_ is None else [*found, open_])
+
+
+def _by_sample(one: Tensor, two: Tensor, three: Tensor) -> bool:
+    """Whether a value has its samples first, perhaps folded with the axis after them."""
+    return one.ndim > 0 and len(two) == 2 * len(one) and len(three) == 3 * len(one)
