@@ -5,7 +5,7 @@ from .capture import capture
 from .data import Data, check_data, load_data
 from .fingerprint import fingerprint
 from .layer import Layer, LayerCall, from_rows, rows
-from .load import load_model
+from .load import load_model, text_form
 from .network import InputShape, Network
 from .paired import PairedDrop, accuracy_drop, mean_drop, perplexity_rise
 from .program import load_program, save_program
@@ -19,6 +19,7 @@ from .quality import (
     measure_samples,
 )
 from .replay import Replay
+from .tokens import with_next_tokens
 
 __all__ = [
     "Block",
@@ -48,4 +49,6 @@ __all__ = [
     "perplexity_rise",
     "rows",
     "save_program",
+    "text_form",
+    "with_next_tokens",
 ]
