@@ -3,8 +3,8 @@
     python benchmarks/big_network.py            # three depths of one width
     python benchmarks/big_network.py --billion  # a network of 1.1 billion weights, on the same page
 
-Networks are Llamas of random weights in shards of bfloat16, one for each layer. Every stage runs in a process of
-its own, whose peak is VmHWM: what the process had in memory at most, pages of files that it mapped included.
+Networks are Llamas of random weights in shards of bfloat16, one for each layer. Every stage runs in a process
+of its own, whose peak is VmHWM: what the process had in memory at most, pages of mapped files included.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from apportion.reconstruct import Gptq, measure_finalized
 from apportion.sensitivity import FisherSettings, measure_profile, read_profile, solve_plan, write_profile
 
 STAGES = ("profile", "solve", "finalize")
-BUDGET, OPTIONS = "4b", "w2,w3,w4,w6"
+BUDGET, OPTIONS = "4b", "w3,w4,w6"
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,10 @@ class Size:
 
 def depth(layers: int) -> Size:
     """One width at several depths."""
-    return Size(768, 2048, layers, 12, 4, 8000, 8, 64, 2**26)
+    return Size(512, 1408, layers, 8, 4, 4000, 8, 32, 2**24)
 
 
-BILLION = Size(2048, 5632, 22, 32, 4, 32000, 8, 64, 2**31)
+BILLION = Size(2048, 5632, 22, 32, 4, 32000, 8, 32, 2**31)
 
 
 def main() -> None:

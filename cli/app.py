@@ -16,6 +16,7 @@ from .arguments import (
     BudgetArg,
     ComparedBudgetArg,
     ConstraintsArg,
+    ContextArg,
     CorrectArg,
     DataArg,
     DeviceArg,
@@ -55,6 +56,7 @@ from .arguments import (
     TableArg,
     TieArg,
     TimeArg,
+    TokenizerArg,
     UnitArg,
     UntilStableArg,
     VersionArg,
@@ -120,7 +122,7 @@ app = typer.Typer(
 
 @app.callback(invoke_without_command=True)
 def allocate(
-    context: typer.Context,
+    command: typer.Context,
     budget: BudgetArg = None,
     lossless: LosslessArg = False,
     max_drop: MaxDropArg = None,
@@ -130,6 +132,8 @@ def allocate(
     eval_data: EvalArg = None,
     mean: MeanArg = None,
     std: StdArg = None,
+    tokenizer: TokenizerArg = None,
+    context: ContextArg = None,
     samples: SamplesArg = 512,
     options: OptionsArg = OPTIONS,
     scores: ScoresArg = ScoresChoice.FISHER,
@@ -163,11 +167,11 @@ def allocate(
     quiet: QuietArg = False,
     version: VersionArg = False,
 ) -> None:
-    if context.invoked_subcommand is not None:
-        refuse_early_options(context)
+    if command.invoked_subcommand is not None:
+        refuse_early_options(command)
         return
-    if not given_options(context):
-        typer.echo(context.get_help())
+    if not given_options(command):
+        typer.echo(command.get_help())
         return
     unit = check_unit(unit)
     limits = limits_of(constraints, budget, tie, pin, exclude, forbid, layer_options, table)
@@ -182,7 +186,9 @@ def allocate(
         options, scores, after, labels, draws, seed, search, p, rounding, points, memory, unit
     )
     making = making_of(method, iterations, correct, seed, memory)
-    source = source_of(model, weights, data, eval_data, mean, std, samples, device)
+    source = source_of(
+        model, weights, data, eval_data, mean, std, samples, device, tokenizer, context, memory
+    )
     reporter, folder = Reporter(quiet), RunFolder(out)
     folder.prepare(folder.finished(), force=force)
     job = Job(folder, reporter)
@@ -240,6 +246,8 @@ def profile(
     data: DataArg = None,
     mean: MeanArg = None,
     std: StdArg = None,
+    tokenizer: TokenizerArg = None,
+    context: ContextArg = None,
     samples: SamplesArg = 512,
     until_stable: UntilStableArg = False,
     budget: ComparedBudgetArg = None,
@@ -267,7 +275,7 @@ def profile(
     scoring = scoring_of(
         options, scores, after, labels, draws, seed, search, p, rounding, points, memory, check_unit(unit)
     )
-    source = source_of(model, weights, data, None, mean, std, samples, device)
+    source = source_of(model, weights, data, None, mean, std, samples, device, tokenizer, context, memory)
     reporter, folder = Reporter(quiet), RunFolder(out)
     folder.prepare((), force=force)
     if until_stable:
@@ -332,6 +340,8 @@ def finalize(
     eval_data: EvalArg = None,
     mean: MeanArg = None,
     std: StdArg = None,
+    tokenizer: TokenizerArg = None,
+    context: ContextArg = None,
     samples: SamplesArg = 512,
     profile: ProfileArg = None,
     method: MethodArg = MethodChoice.AUTO,
@@ -351,7 +361,9 @@ def finalize(
     edited by hand, unless --profile is given.
     """
     making = making_of(method, iterations, correct, seed, memory)
-    source = source_of(model, weights, data, eval_data, mean, std, samples, device)
+    source = source_of(
+        model, weights, data, eval_data, mean, std, samples, device, tokenizer, context, memory
+    )
     reporter, folder = Reporter(quiet), RunFolder(out)
     job = Job(folder, reporter)
     stored = read_plan(plan or folder.plan)

@@ -23,6 +23,7 @@ from .arguments import (
     OUT,
     AfterArg,
     ConstraintsArg,
+    ContextArg,
     CorrectArg,
     CountArg,
     DataArg,
@@ -55,6 +56,7 @@ from .arguments import (
     StdArg,
     TieArg,
     ToArg,
+    TokenizerArg,
     UnitArg,
     WeightsArg,
 )
@@ -68,6 +70,7 @@ from .making import making_of
 from .rivals import rivals
 from .scoring import scoring_of
 from .stages import Job
+from .tables import samples_of
 
 __all__ = ["draw_frontier_chart", "frontier", "frontier_table"]
 
@@ -82,6 +85,8 @@ def frontier(
     eval_data: EvalArg = None,
     mean: MeanArg = None,
     std: StdArg = None,
+    tokenizer: TokenizerArg = None,
+    context: ContextArg = None,
     samples: SamplesArg = 512,
     options: OptionsArg = OPTIONS,
     scores: ScoresArg = ScoresChoice.FISHER,
@@ -125,7 +130,9 @@ def frontier(
         options, scores, after, labels, draws, seed, search, p, rounding, points, memory, unit
     )
     making = making_of(method, iterations, correct, seed, memory)
-    source = source_of(model, weights, data, eval_data, mean, std, samples, device)
+    source = source_of(
+        model, weights, data, eval_data, mean, std, samples, device, tokenizer, context, memory
+    )
     reporter, folder = Reporter(quiet), RunFolder(out)
     folder.prepare((folder.frontier,), force=force)
     job = Job(folder, reporter)
@@ -167,14 +174,18 @@ def draw_frontier_chart(folder: RunFolder, measured: MeasuredFrontier) -> list[s
 def frontier_table(measured: MeasuredFrontier) -> Table:
     """Every plan and every uniform option: size, predicted and measured loss, accuracy and what is lost."""
     first = measured.plans[0].measured
-    table = Table(title=f"frontier: KL to float, measured on {first.data} ({first.samples:,} samples)")
+    table = Table(title=f"frontier: KL to float, measured on {first.data} ({samples_of(first)})")
     table.add_column("network", no_wrap=True)
     for name in ("bits", "predicted", "measured"):
         table.add_column(name, justify="right")
     if first.float_accuracy is not None:
         table.add_column("accuracy", justify="right")
         table.add_column("points lost (95%)", justify="right", no_wrap=True)
-        table.add_row("float", "32.00", "0", "0", f"{100 * first.float_accuracy:.2f}%", "0")
+        row = ["float", "32.00", "0", "0", f"{100 * first.float_accuracy:.2f}%", "0"]
+        if first.float_perplexity is not None:
+            table.add_column("perplexity", justify="right")
+            row.append(f"{first.float_perplexity:.4g}")
+        table.add_row(*row)
     for point in sorted((*measured.plans, *measured.uniform), key=lambda point: point.weight_bits):
         table.add_row(*_row(point, uniform=point in measured.uniform))
     return table
@@ -192,4 +203,6 @@ def _row(point: FrontierPoint, *, uniform: bool) -> list[str]:
         row.append(f"{100 * measured.accuracy:.2f}%")
         drop = measured.drop
         row.append(f"{100 * drop.value:.2f} ({100 * drop.low:.1f}..{100 * drop.high:.1f})" if drop else "-")
+    if measured.perplexity is not None:
+        row.append(f"{measured.perplexity:.4g}")
     return row

@@ -6,7 +6,7 @@ from .capture import capture
 from .data import Data, check_data, load_data
 from .fingerprint import fingerprint
 from .layer import Layer, LayerCall, from_rows, rows
-from .load import load_model
+from .load import load_model, text_form
 from .network import InputShape, Network
 from .outputs import batches, finite_outputs, float_logits
 from .paired import PairedDrop, accuracy_drop, mean_drop, perplexity_rise
@@ -23,6 +23,7 @@ from .replay import Replay
 from .schedule import Values
 from .segments import Segment, cut_segments, kept_values, learned_values
 from .tensors import StreamedTensors, overlaid, picked
+from .tokens import with_next_tokens
 
 __all__ = [
     "ACTIVATION_BATCH",
@@ -65,4 +66,6 @@ __all__ = [
     "picked",
     "rows",
     "save_program",
+    "text_form",
+    "with_next_tokens",
 ]

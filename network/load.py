@@ -13,12 +13,13 @@ from torch.export.graph_signature import InputKind
 from ..errors import InputError
 from .archive import load_archive
 from .capture import capture, capture_program
-from .huggingface import load_huggingface
+from .checkpoint import open_checkpoint
+from .huggingface import context_of, load_huggingface
 from .network import Network
 from .source import parse_source
 from .weights import load_weights
 
-__all__ = ["load_model"]
+__all__ = ["load_model", "text_form"]
 
 
 _FOLDER = "hf:"
@@ -76,6 +77,33 @@ def load_model(
         if weights is not None:
             load_weights(module, Path(weights))
         return capture(module, example)
+
+
+def text_form(spec: str, context: int | None = None) -> tuple[Path | None, int | None]:
+    """The tokenizer that a model brings, and how many of its tokens make a sample.
+
+    Parameters
+    ----------
+    spec : str
+        As for `load_model`.
+    context : int, optional
+        Tokens that were asked for.
+
+    Returns
+    -------
+    Path or None, int or None
+        For ``hf:folder`` the folder, and the `context` or what the model takes, at most 512; for others None
+        and the `context`.
+
+    Raises
+    ------
+    InputError
+        The folder is refused, or the model does not take such a context.
+    """
+    if not spec.startswith(_FOLDER):
+        return None, context
+    folder = Path(spec.removeprefix(_FOLDER))
+    return folder, context_of(open_checkpoint(folder), context)
 
 
 def _blank_samples(program: ExportedProgram, what: str) -> tuple[Tensor, ...]:

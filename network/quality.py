@@ -38,6 +38,8 @@ class Quality:
     samples : int
     accuracy, float_accuracy : float or None
         Share of right top-1 answers, where the data has labels.
+    perplexity, float_perplexity : float or None
+        ``exp`` of the mean cross-entropy of all tokens, where the data has a label per token.
     """
 
     loss: float
@@ -45,6 +47,8 @@ class Quality:
     samples: int
     accuracy: float | None = None
     float_accuracy: float | None = None
+    perplexity: float | None = None
+    float_perplexity: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +80,15 @@ class SampleQuality:
             samples=count,
             accuracy=_share(self.right),
             float_accuracy=_share(self.float_right),
+            perplexity=self._perplexity(self.cross_entropy),
+            float_perplexity=self._perplexity(self.float_cross_entropy),
         )
+
+    def _perplexity(self, cross_entropy: Tensor | None) -> float | None:
+        if self.right is None or self.right.ndim < 2 or cross_entropy is None:
+            return None
+        # A double holds no more.
+        return float(cross_entropy.mean().clamp_max(700).exp())
 
 
 def kl_divergence(reference: Tensor, logits: Tensor) -> Tensor:
@@ -156,6 +168,9 @@ def _compare(reference: Tensor, logits: Tensor, labels: Tensor | None) -> Sample
     loss = kl_divergence(reference, logits)
     if labels is None:
         return SampleQuality(loss)
+    if labels.ndim > 1:
+        # The last token may have no label.
+        reference, logits = reference[:, : labels.shape[1]], logits[:, : labels.shape[1]]
     return SampleQuality(
         loss,
         logits.argmax(-1) == labels,
