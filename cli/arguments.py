@@ -190,7 +190,7 @@ FitArg = Annotated[
 MemoryArg = Annotated[
     str,
     typer.Option(
-        help="Bound of the working memory of every stage; a folder hf: with more weights is read layer by layer.",
+        help="Bound of the working memory of every stage. A folder with more weights is read layer by layer.",
         rich_help_panel=SCORES,
     ),
 ]
