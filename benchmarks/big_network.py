@@ -1,7 +1,8 @@
 """A language model that is larger than its memory bound: time and peak memory of every stage.
 
     python benchmarks/big_network.py            # three depths of one width
-    python benchmarks/big_network.py --billion  # a network of 1.1 billion weights, on the same page
+    python benchmarks/big_network.py --wide 11  # as wide as a network of 1.1 billion weights, half as deep
+    python benchmarks/big_network.py --wide 22  # the whole of that network
 
 Networks are Llamas of random weights in shards of bfloat16, one for each layer. Every stage runs in a process
 of its own, whose peak is VmHWM: what the process had in memory at most, pages of mapped files included.
@@ -63,13 +64,15 @@ def depth(layers: int) -> Size:
     return Size(512, 1408, layers, 8, 4, 4000, 8, 32, 2**24)
 
 
-BILLION = Size(2048, 5632, 22, 32, 4, 32000, 8, 32, 2**31)
+def wide(layers: int) -> Size:
+    """The layers of a network that has 22 of them, and 1.1 billion weights."""
+    return Size(2048, 5632, layers, 32, 4, 32000, 8, 32, 2**31)
 
 
 def main() -> None:
     """Measure and write results/big_network.{md,json,png}."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--billion", action="store_true")
+    parser.add_argument("--wide", type=int)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--stage", choices=STAGES)
     parser.add_argument("--folder", type=Path)
@@ -80,13 +83,11 @@ def main() -> None:
         torch.set_num_threads(given.threads)
         print(json.dumps(run_stage(given.stage, given.folder, Size(**given.size))), flush=True)
         return
-    found = kept()
-    if not given.only_report:
-        sizes = {f"{layers} layers": depth(layers) for layers in (4, 8, 16)}
-        for name, size in ({"1.1 billion": BILLION} if given.billion else sizes).items():
-            found[name] = measured(name, size, given.threads)
-            report(found)
-    report(found)
+    sizes = [wide(given.wide)] if given.wide else [depth(layers) for layers in (4, 8, 16)]
+    for size in () if given.only_report else sizes:
+        name = f"{size.layers} layers, {size.hidden} wide"
+        report({**kept(), name: measured(name, size, given.threads)})
+    report(kept())
 
 
 def measured(name: str, size: Size, threads: int) -> dict[str, Any]:
@@ -183,7 +184,7 @@ def run_stage(stage: str, folder: Path, size: Size) -> dict[str, Any]:
     if stage == "profile":
         network, data = _inputs(folder, size)
         took("capture")
-        settings = FisherSettings(memory_bytes=size.memory_bytes)
+        settings = FisherSettings(share=1.0, memory_bytes=size.memory_bytes)
         profile, arrays = measure_profile(
             network, data, parse_options(OPTIONS), settings=settings, store=folder / "parts"
         )

@@ -198,43 +198,44 @@ def gptq_layer(weight: Tensor, inputs: InputGram, start: StoredLayer, settings: 
         on the inputs of the quantized network.
     """
     groups, fan_in = len(inputs.gram), weight.shape[1]
-    gram, inverse = _damped(inputs.gram, settings.damping)
-    # Factors need doubles; products with them, which cost most in wide layers, do not.
-    target = weight.float().view(groups, -1, fan_in)
-    if inputs.cross is not None:
-        # W + W (X_f - X) X' H^-1 leaves weights alone that the data says nothing about.
-        target = target + target @ (inputs.cross - inputs.gram).float() @ inverse.float()
     grid = LayerGrid(start)
     codes = grid.start()
     order = torch.arange(fan_in, device=weight.device).expand(groups, -1)
     if settings.order:
-        order = gram.diagonal(dim1=1, dim2=2).argsort(dim=1, descending=True, stable=True)
-    factor = _factor(inverse, order)
-    _round_columns(grid, codes, _columns(target, order), factor.float(), order)
-    gram = gram.float()
+        order = inputs.gram.diagonal(dim1=1, dim2=2).argsort(dim=1, descending=True, stable=True)
+    gram, lower = _factored(inputs.gram, settings.damping, order)
+    # Factors need doubles; products with them, which cost most in wide layers, do not.
+    gram, lower = gram.float(), lower.float()
+    target = weight.float().view(groups, -1, fan_in)
+    if inputs.cross is not None:
+        # W + W (X_f - X) X' H^-1 leaves weights alone that the data says nothing about.
+        moved = _columns(target @ (inputs.cross - inputs.gram).float(), order).flip(2)
+        moved = torch.cholesky_solve(moved.mT, lower).mT.flip(2)
+        places = order[:, None, :].expand(-1, target.shape[1], -1)
+        target = target.scatter_add(2, places, moved)
+    eye = torch.eye(fan_in, device=weight.device).expand_as(lower)
+    factor = torch.linalg.solve_triangular(lower, eye, upper=False).flip(1, 2)
+    _round_columns(grid, codes, _columns(target, order), factor, order)
     better = _row_error(grid.stored(codes), target, gram) < _row_error(start, target, gram)
     return grid.choose(grid.start(), codes, better[:, None].expand_as(weight))
 
 
-def _damped(gram: Tensor, damping: float) -> tuple[Tensor, Tensor]:
-    """The Gram matrices with enough on their diagonals to have an inverse, and the inverse."""
+def _factored(gram: Tensor, damping: float, order: Tensor) -> tuple[Tensor, Tensor]:
+    """The Gram matrices with enough on their diagonals to have an inverse, and a Cholesky factor.
+
+    L is lower, of the matrix with its columns in this order and then in reverse: the upper factor U of
+    its inverse, ``H^-1 = U' U`` in this order, is L^-1 with rows and columns in reverse.
+    """
     mean = gram.diagonal(dim1=1, dim2=2).mean(1)
     mean = mean.where(mean > 0, 1.0)
     eye = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
+    backward, groups = order.flip(1), torch.arange(len(gram), device=gram.device)[:, None, None]
     while True:
         damped = gram + (damping * mean)[:, None, None] * eye
-        lower, failed = torch.linalg.cholesky_ex(damped)
+        lower, failed = torch.linalg.cholesky_ex(damped[groups, backward[:, :, None], backward[:, None, :]])
         if not bool(failed.any()):
-            return damped, torch.cholesky_inverse(lower)
+            return damped, lower
         damping *= 10
-
-
-def _factor(inverse: Tensor, order: Tensor) -> Tensor:
-    """Upper Cholesky factor of the inverses with their columns in this order."""
-    groups = torch.arange(len(inverse), device=inverse.device)[:, None, None]
-    permuted = inverse[groups, order[:, :, None], order[:, None, :]]
-    factor: Tensor = torch.linalg.cholesky(permuted, upper=True)
-    return factor
 
 
 def _columns(matrix: Tensor, order: Tensor) -> Tensor:
