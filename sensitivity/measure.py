@@ -215,7 +215,7 @@ def check_cut(network: Network, method: Method, cut: str | None) -> None:
             f"exact scores exist per layer only, and cannot be measured per {cut}; use Fisher scores"
         )
     if not any(cut_of(layer, cut).inputs for layer in network.layers):
-        widths = sorted({layer.fan_in for layer in network.layers if layer.kind == "linear"})
+        widths = sorted({layer.fan_in for layer in network.layers if layer.kind != "conv"})
         has = f"have {', '.join(map(str, widths))} inputs" if widths else "are none"
         raise InputError(
             f"no layer can be cut per {cut}: linear layers must have 2 or more times that number of inputs, "

@@ -90,7 +90,7 @@ class LayerProfile(_Document):
     """
 
     name: Text
-    kind: Literal["conv", "linear"]
+    kind: Literal["conv", "linear", "embedding"]
     shape: tuple[Annotated[int, Field(gt=0)], ...]
     fan_in: Annotated[int, Field(gt=0)]
     cut: Text | None = None
