@@ -19,7 +19,10 @@ from ..allocator import (
 from ..reconstruct import MethodName
 from ..sensitivity import Profile
 
-__all__ = ["plan_lines", "plan_table", "profile_table", "quality_table", "samples_of"]
+__all__ = ["plan_lines", "plan_table", "profile_table", "quality_table", "samples_of", "unused_line"]
+
+
+MOST_NAMED = 12
 
 
 def plan_table(plan: Plan) -> Table:
@@ -168,6 +171,23 @@ def _stored_as(layer: LayerPlan) -> str:
         return next(iter(shares))
     ordered = sorted(shares.items())
     return ", ".join(f"{option} {100 * share:.0f}%" for option, share in ordered)
+
+
+def unused_line(profile: Profile) -> str:
+    """What the calibration data leaves untouched."""
+    strips = {layer.name: layer.strips for layer in profile.layers}
+    whole = [name for name, count in profile.unused.items() if count == strips[name]]
+    parts = [
+        f"{count:,} of {strips[name]:,} rows of {name}"
+        for name, count in profile.unused.items()
+        if name not in whole
+    ]
+    named = ", ".join([*whole[:MOST_NAMED], *parts])
+    more = f" and {len(whole) - MOST_NAMED} more layers" if len(whole) > MOST_NAMED else ""
+    return (
+        f"no calibration sample reaches {named}{more}: they are scored as if used about once; give more "
+        "samples to know"
+    )
 
 
 def samples_of(measured: Measured) -> str:

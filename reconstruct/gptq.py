@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -23,6 +23,8 @@ __all__ = ["Gptq", "gptq_layer", "gptq_next"]
 
 LAZY_COLUMNS = 64
 MOST_DAMPING = 1e3
+# Of a tied embedding: the error of a looked up row counts in every direction, as much as a mean input does.
+TIED_DAMPING = 1.0
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,10 @@ class Gptq:
                 f"GPTQ has damping {self.damping}; it is above 0 and below {MOST_DAMPING:g}, such as 0.01"
             )
         check_positions("GPTQ", self.positions)
+
+    def of(self, layer: Layer) -> Gptq:
+        """The settings for a layer: where rows are looked up as well, with a damping of 1 or more."""
+        return replace(self, damping=max(self.damping, TIED_DAMPING)) if layer.lookups else self
 
     @property
     def crossed(self) -> bool:
@@ -169,12 +175,18 @@ def gptq_next(
 ) -> StoredLayer:
     """Codes of one layer in the block at the cut of the streams; the layer joins the quantized network.
 
-    Only the first `samples` are looked at.
+    Only the first `samples` are looked at. What only looks rows up keeps the codes of `start`, the nearest:
+    there, one error cannot make up for another. An embedding that is tied to the last layer takes its codes
+    from the inputs of that, damped more; see `Gptq.of`.
 
     With `sequential` unset the streams stay those of the float network.
     """
-    gram = input_gram(streams, layer, range(samples), cross=settings.crossed, positions=settings.positions)
-    stored = gptq_layer(rows(layer, streams.network.weight(layer)), gram, start, settings)
+    stored = start
+    if layer.products:
+        gram = input_gram(
+            streams, layer, range(samples), cross=settings.crossed, positions=settings.positions
+        )
+        stored = gptq_layer(rows(layer, streams.network.weight(layer)), gram, start, settings.of(layer))
     if settings.sequential:
         streams.replace(layer, stored)
     return stored

@@ -36,6 +36,8 @@ def input_gram(
 ) -> InputGram:
     """Products of the inputs of all uses of a layer in the block at the cut of the streams.
 
+    Where a layer looks rows up, nothing is multiplied: such uses add nothing.
+
     Parameters
     ----------
     samples : range
@@ -50,9 +52,9 @@ def input_gram(
     """
     schedule = streams.network.schedule
     gram = InputGram.empty(layer.groups, layer.fan_in, streams.network.device, cross=cross, with_one=with_one)
-    wanted = max(LEAST_POSITIONS, positions * layer.fan_in) / len(samples) / len(layer.nodes)
+    wanted = max(LEAST_POSITIONS, positions * layer.fan_in) / len(samples) / max(1, len(layer.products))
     generator = torch.Generator().manual_seed(0)
-    for node in layer.nodes:
+    for node in layer.products:
         step = schedule.steps[schedule.position[node]]
         assert step.call is not None
         assert step.source is not None

@@ -76,6 +76,9 @@ def matched(network: Network, data: Data, finalized: Finalized, *, scale: bool) 
                 own = network.bias(layer)
                 bias = None if layer.bias is None or own is None else biases.get(layer.bias, own)
                 _join(streams, layer, stored[layer.name], bias)
+                # Rows that are looked up are no channels of an output.
+                if layer.lookups:
+                    continue
                 now, aim = _output_moments(streams, layer)
                 if scale:
                     vary = (now.deviation > 0) & (aim.deviation > 0)

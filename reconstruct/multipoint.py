@@ -118,8 +118,10 @@ def _channel_errors(
             for layer in block.layers:
                 samples = range(len(data.inputs))
                 inputs = input_gram(streams, layer, samples, cross=False, positions=positions, with_one=True)
-                # The input that is always 1 counts the positions.
-                gram = inputs.gram[:, :-1, :-1] / inputs.gram[:, -1:, -1:]
+                # The input that is always 1 counts the positions. A row that is looked up has none.
+                gram = torch.eye(layer.fan_in, dtype=torch.float64, device=network.device)[None]
+                if layer.products:
+                    gram = inputs.gram[:, :-1, :-1] / inputs.gram[:, -1:, -1:]
                 weight, errors = rows(layer, network.weight(layer)), []
                 for option in options:
                     try:

@@ -61,6 +61,8 @@ class GptqOptions:
             for column, option in enumerate(options)
         )
         together = StoredLayer(layer.name, parts, replace(cut, channels=cut.channels * count))
+        if not layer.products:
+            return together.dequantize().view(len(weight), count, -1)
         inputs = input_gram(
             self._streams(layer),
             layer,
@@ -68,7 +70,7 @@ class GptqOptions:
             cross=False,
             positions=self._settings.positions,
         )
-        rounded = gptq_layer(weight.repeat_interleave(count, 0), inputs, together, self._settings)
+        rounded = gptq_layer(weight.repeat_interleave(count, 0), inputs, together, self._settings.of(layer))
         return rounded.dequantize().view(len(weight), count, -1)
 
     def _streams(self, layer: Layer) -> Streams:

@@ -168,8 +168,12 @@ class LearnedRounding:
         layers: Sequence[Layer],
         done: dict[str, StoredLayer],
         number: int,
-    ) -> UnitReport:
-        """Learn one unit; its layers join the quantized network and `done`."""
+    ) -> UnitReport | None:
+        """Learn one unit; its layers join the quantized network and `done`.
+
+        None for a layer that looks rows up, which stays as it starts: the nearest code is the best for a row
+        alone, and where it also multiplies, a unit sees one of its uses only.
+        """
         began = time.perf_counter()
         network = streams.network
         before = dict(streams.replaced)
@@ -180,6 +184,8 @@ class LearnedRounding:
                 streams.replace(layer, done[layer.name])
             else:
                 done[layer.name] = gptq_next(streams, layer, done[layer.name], self.start, learned_from)
+        if layers[0].lookups:
+            return None
         started = dict(streams.replaced)
         streams.replaced = before
         region, data = unit_data(streams, block, layers, fisher=self.fisher, seed=self.learning.seed)
