@@ -26,19 +26,22 @@ class Segment:
     begin, end : int
         Positions of the first step and of the first one after it.
     layers : tuple of Layer
-        All whose uses lie inside.
+        Those first used inside.
+    again : tuple of Layer
+        Those used inside, and before.
     """
 
     begin: int
     end: int
     layers: tuple[Layer, ...]
+    again: tuple[Layer, ...] = ()
 
 
 def cut_segments(network: Network, spans: Sequence[Sequence[Layer]]) -> tuple[Segment, ...]:
-    """Cut the whole schedule so that each segment holds a span of layers.
+    """Cut the whole schedule so that each segment holds the first uses of a span of layers.
 
-    Between two spans the cut is where the values that are alive weigh least. Spans whose uses overlap, such
-    as those of a layer that is used again later, share a segment.
+    Between two spans the cut is where the values that are alive weigh least. Spans between which only tuples
+    are alive share a segment.
 
     Parameters
     ----------
@@ -47,20 +50,26 @@ def cut_segments(network: Network, spans: Sequence[Sequence[Layer]]) -> tuple[Se
     """
     schedule = network.schedule
     weight = _live_elements(network)
+    used = {layer.name: [schedule.position[node] for node in layer.nodes] for layer in network.layers}
     groups: list[tuple[int, int, tuple[Layer, ...]]] = []
     for span in spans:
-        uses = [schedule.position[node] for layer in span for node in layer.nodes]
+        uses = [min(used[layer.name]) for layer in span]
         first, last, layers = min(uses), max(uses), tuple(span)
         while groups and _best_cut(weight, groups[-1][1], first) is None:
             before = groups.pop()
-            first, last, layers = min(first, before[0]), max(last, before[1]), (*before[2], *layers)
+            first, layers = before[0], (*before[2], *layers)
         groups.append((first, last, layers))
     segments: list[Segment] = []
     begin = 0
     for index, (_, last, layers) in enumerate(groups):
         cut = None if index + 1 == len(groups) else _best_cut(weight, last, groups[index + 1][0])
         end = len(schedule.steps) if cut is None else cut
-        segments.append(Segment(begin, end, layers))
+        again = [
+            layer
+            for layer in network.layers
+            if min(used[layer.name]) < begin and any(begin <= at < end for at in used[layer.name])
+        ]
+        segments.append(Segment(begin, end, layers, tuple(again)))
         begin = end
     return tuple(segments)
 

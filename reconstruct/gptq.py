@@ -120,9 +120,10 @@ class Gptq:
                     frame, number = nearest.frame(layer), len(numbers)
                     found = kept.load(number, [frame])
                     if found is None:
-                        start = nearest.of(layer)
-                        weight = rows(layer, network.weight(layer))
-                        stored = gptq_layer(weight, inputs.of(layer), start, self)
+                        stored = nearest.of(layer)
+                        if layer.products:
+                            weight = rows(layer, network.weight(layer))
+                            stored = gptq_layer(weight, inputs.of(layer), stored, self.of(layer))
                         kept.save(number, [stored])
                     else:
                         (stored,) = found.layers

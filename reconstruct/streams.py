@@ -115,7 +115,9 @@ def walkable_blocks(network: Network, data: Data) -> tuple[Block, ...]:
         return network.blocks
     one = data.inputs[:1].to(network.device)
     inputs = [torch.cat([one] * count) for count in (1, 2, 3)]
-    values = inputs
+    first = region_between(network, network.schedule.inputs[0], network.blocks[0].entry)
+    with torch.inference_mode():
+        values = [first.run(each, each) for each in inputs]
     found: list[Block] = []
     open_: Block | None = None
     for each in network.blocks:

@@ -15,7 +15,7 @@ from .labels import Labels, cotangents, noise_count
 from .projections import project_strips
 from .store import SegmentStore
 from .subsample import Chosen
-from .sweep import Cotangents, LayerUse, Sweep
+from .sweep import CARRIED, Cotangents, LayerUse, Sweep
 
 __all__ = ["FisherPass"]
 
@@ -89,7 +89,8 @@ class FisherPass:
         on_progress: Callable[[int, int], None] | None,
     ) -> None:
         kept, after = stores[number], stores[number + 1] if number + 1 < len(stores) else None
-        deltas = {layer.name: self.perturbations(layer) for layer in self.segments[number].layers}
+        segment = self.segments[number]
+        deltas = {layer.name: self.perturbations(layer) for layer in (*segment.layers, *segment.again)}
         for at in range(kept.chunks, len(self.chunks)):
             chunk, first = self.chunks[at], kept.samples
 
@@ -97,8 +98,14 @@ class FisherPass:
                 directions = self._directions(logits, chunk.index.tolist())
                 return [{self.network.schedule.output: direction} for direction in directions]
 
-            uses, entering = sweep.back(number, at, drawn if after is None else after.entering[at])
-            kept.add(*self._sums(self.segments[number], uses, deltas, chunk, first), entering)
+            leaving = None if after is None else after.entering[at]
+            uses, entering = sweep.back(number, at, drawn if leaving is None else leaving)
+            effects = self._effects(uses, deltas, leaving or [])
+            for draw, cotangents_ in enumerate(entering):
+                for name, effect in effects.items():
+                    if name not in {layer.name for layer in segment.layers}:
+                        cotangents_[CARRIED + name] = sweep.store.keep(effect[:, :, draw])
+            kept.add(*self._sums([effects[layer.name] for layer in segment.layers], chunk, first), entering)
             if on_progress is not None:
                 done = (len(stores) - 1 - number) * self.count + kept.samples
                 on_progress(done, len(stores) * self.count)
@@ -129,16 +136,20 @@ class FisherPass:
         found = [cotangents(piece, self.labels, self.draws, drawn) for piece, drawn in pieces]
         return torch.cat(found, 1).view(-1, *logits.shape)
 
-    def _sums(
-        self,
-        segment: Segment,
-        uses: Sequence[LayerUse],
-        deltas: dict[str, Tensor],
-        chosen: Chosen,
-        first: int,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """What a chunk adds to the store of a segment, see `SegmentStore.add`."""
-        totals: dict[str, Tensor] = {}
+    def _effects(
+        self, uses: Sequence[LayerUse], deltas: dict[str, Tensor], leaving: Cotangents
+    ) -> dict[str, Tensor]:
+        """Effect of every option on the output, (strips, samples, draws, options), by layer.
+
+        Of the layers used in a segment, and of those that are used behind it and first before it.
+        """
+        later = {name for name in (leaving[0] if leaving else {}) if name.startswith(CARRIED)}
+        totals = {
+            name.removeprefix(CARRIED): torch.stack([draw[name] for draw in leaving], 2).to(
+                self.network.device
+            )
+            for name in later
+        }
         for use in uses:
             # Networks in other floats than the perturbations' are welcome.
             received = [gradient.to(torch.float32) for gradient in use.received]
@@ -146,10 +157,17 @@ class FisherPass:
                 name, strips = use.call.layer.name, cut_of(use.call.layer, self.cut)
                 entering = use.entering.to(torch.float32)
                 effect = project_strips(use.call, entering, received, deltas[name], strips)
-                totals[name] = totals[name] + effect if name in totals else effect
+            # Not an inference tensor: it may be kept.
+            totals[name] = totals[name] + effect if name in totals else effect.clone()
+        return totals
+
+    def _sums(
+        self, effects: Sequence[Tensor], chosen: Chosen, first: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """What a chunk adds to the store of a segment, see `SegmentStore.add`."""
         # The mean over positions (tokens), which are drawn independently.
         scale = (chosen.weight / self.positions).sqrt().to(self.network.device, torch.float32)
-        effects = [totals[layer.name] * scale[:, None, None] for layer in segment.layers]
+        effects = [effect * scale[:, None, None] for effect in effects]
         layers = torch.stack([effect.sum(0) for effect in effects], 2)
         losses = [effect.square().sum(2).double() / 2 for effect in effects]
         total = torch.cat([loss.sum(1) for loss in losses])

@@ -14,12 +14,30 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from ..network import ActivationStore, LayerCall, Network, Segment, Values, kept_values, learned_values
+from ..network import (
+    ActivationStore,
+    LayerCall,
+    Network,
+    Segment,
+    Values,
+    kept_values,
+    learned_values,
+)
 
-__all__ = ["Cotangents", "LayerUse", "Sweep"]
+__all__ = ["CARRIED", "Cotangents", "LayerUse", "Sweep"]
 
 Cotangents: TypeAlias = list[dict[str, Tensor]]
-"""For each draw the cotangents of the values at a cut, by name; a value without one has none."""
+"""For each draw the cotangents of the values at a cut, by name; a value without one has none.
+
+Effects of layers that are first used before the cut are beside them, see `CARRIED`.
+"""
+
+
+CARRIED = "effect of "
+"""Before a layer's name: what its uses behind the cut do, (strips, samples, options).
+
+It goes with the cotangents where the layer is first used before the cut.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,12 +101,12 @@ class Sweep:
         Returns
         -------
         list of LayerUse
-            Of the segment's layers.
+            Of the segment's layers, those used again included.
         Cotangents
             Of what enters the segment.
         """
         segment, schedule = self.segments[number], self.network.schedule
-        names = {layer.name for layer in segment.layers}
+        names = {layer.name for layer in (*segment.layers, *segment.again)}
         uses: list[tuple[LayerCall, Tensor, Tensor]] = []
 
         def watch(call: LayerCall, entering: Tensor, leaving: Tensor) -> Tensor:
@@ -112,7 +130,7 @@ class Sweep:
         wanted = [*sources, *entries.values()]
         found: list[tuple[Tensor | None, ...]] = []
         for draw, cotangents in enumerate(given):
-            reached = [name for name in cotangents if values[name].requires_grad]
+            reached = [name for name in cotangents if name in values and values[name].requires_grad]
             found.append(
                 torch.autograd.grad(
                     [values[name] for name in reached],

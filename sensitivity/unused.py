@@ -120,10 +120,11 @@ def _squared_errors(
 ) -> Tensor:
     """``|dW(o)|^2`` of every strip, shape (strips, options), float64; 0 for options that do not fit."""
     strips, fitting = cut_of(layer, cut), layer_options(layer, options, cut)
-    deltas = perturbations(network, layer, options, quantizer, cut).double().cpu()
+    deltas = perturbations(network, layer, options, quantizer, cut)
     found = torch.zeros(strips.strips, len(options), dtype=torch.float64)
     for index in fitting:
-        found[:, index] = strips.to_rows(deltas[:, index]).square().sum(1).view(strips.strips, -1).sum(1)
+        squares = strips.to_rows(deltas[:, index]).double().square().sum(1)
+        found[:, index] = squares.view(strips.strips, -1).sum(1).cpu()
     return found
 
 

@@ -52,20 +52,20 @@ def test_segments_in_turn_are_the_network(module: nn.Module, features: int, size
     assert segments[-1].end == len(network.schedule.steps)
     assert all(one.end == other.begin for one, other in pairwise(segments))
     for segment in segments:
-        uses = [network.schedule.position[node] for layer in segment.layers for node in layer.nodes]
-        assert segment.begin <= min(uses)
-        assert max(uses) < segment.end
+        inside = range(segment.begin, segment.end)
+        places = {
+            layer: [network.schedule.position[node] for node in layer.nodes] for layer in network.layers
+        }
+        assert all(min(places[layer]) in inside for layer in segment.layers)
+        for layer in network.layers:
+            used = any(place in inside for place in places[layer])
+            assert used == (layer in (*segment.layers, *segment.again))
     inputs = torch.randn(5, features)
     values = network.schedule.start([inputs])
     for segment in segments:
         assert not any(isinstance(value, (tuple, list)) for value in values.values())
         network.schedule.advance(values, network.tensors, segment.begin, segment.end)
     assert torch.equal(values[network.schedule.output], network.run(inputs))
-
-
-def test_a_layer_used_at_both_ends_holds_everything_in_one_segment() -> None:
-    network = captured(Split(), 6)
-    assert len(cut_segments(network, [[layer] for layer in network.layers])) == 1
 
 
 def test_the_cut_is_where_the_least_is_alive() -> None:
