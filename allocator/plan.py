@@ -84,6 +84,10 @@ class Measured(Document):
         Name of the data.
     accuracy, float_accuracy : float, optional
         Share of right answers, 0 to 1, of the quantized and of the float network, where labels exist.
+    perplexity, float_perplexity : float, optional
+        ``exp`` of the mean cross-entropy per token, where there is a label per token.
+    context : int, optional
+        Tokens of a sample, where samples are token ids.
     drop : Drop, optional
         How much worse than the float network on the same samples, with its interval, where it was asked for.
     """
@@ -94,6 +98,9 @@ class Measured(Document):
     data: Text
     accuracy: float | None = Field(default=None, ge=0, le=1)
     float_accuracy: float | None = Field(default=None, ge=0, le=1)
+    perplexity: float | None = Field(default=None, ge=1)
+    float_perplexity: float | None = Field(default=None, ge=1)
+    context: Size | None = None
     drop: Drop | None = None
 
 

@@ -16,6 +16,7 @@ from .arguments import (
     BlockLossArg,
     BudgetArg,
     ConstraintsArg,
+    ContextArg,
     CorrectArg,
     DataArg,
     DeviceArg,
@@ -56,6 +57,7 @@ from .arguments import (
     TableArg,
     TieArg,
     TimeArg,
+    TokenizerArg,
     UnitArg,
     VersionArg,
     WeightsArg,
@@ -124,7 +126,7 @@ app = typer.Typer(
 
 @app.callback(invoke_without_command=True)
 def allocate(
-    context: typer.Context,
+    command: typer.Context,
     budget: BudgetArg = None,
     lossless: LosslessArg = False,
     max_drop: MaxDropArg = None,
@@ -135,6 +137,8 @@ def allocate(
     eval_data: EvalArg = None,
     mean: MeanArg = None,
     std: StdArg = None,
+    tokenizer: TokenizerArg = None,
+    context: ContextArg = None,
     samples: SamplesArg = 512,
     options: OptionsArg = OPTIONS,
     scores: ScoresArg = ScoresChoice.FISHER,
@@ -174,11 +178,11 @@ def allocate(
     quiet: QuietArg = False,
     version: VersionArg = False,
 ) -> None:
-    if context.invoked_subcommand is not None:
-        refuse_early_options(context)
+    if command.invoked_subcommand is not None:
+        refuse_early_options(command)
         return
-    if not given_options(context):
-        typer.echo(context.get_help())
+    if not given_options(command):
+        typer.echo(command.get_help())
         return
     unit = check_unit(unit)
     limits = limits_of(constraints, budget, tie, pin, exclude, forbid, layer_options, table)
@@ -202,7 +206,9 @@ def allocate(
     if preset is not None:
         check_bundle(preset, limits, scoring, refine=bool(refine))
     making = making_of(method, iterations, granularity, block_loss, drop, correct, seed, memory)
-    source = source_of(model, weights, data, eval_data, mean, std, samples, device)
+    source = source_of(
+        model, weights, data, eval_data, mean, std, samples, device, tokenizer, context, memory
+    )
     reporter, folder = Reporter(quiet), RunFolder(out)
     folder.prepare(folder.finished(), force=force)
     job = Job(folder, reporter)

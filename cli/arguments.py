@@ -24,6 +24,7 @@ __all__ = [
     "BudgetArg",
     "ComparedBudgetArg",
     "ConstraintsArg",
+    "ContextArg",
     "CorrectArg",
     "CountArg",
     "DataArg",
@@ -74,6 +75,7 @@ __all__ = [
     "TieArg",
     "TimeArg",
     "ToArg",
+    "TokenizerArg",
     "UnitArg",
     "UntilStableArg",
     "VersionArg",
@@ -96,7 +98,8 @@ NETWORK, SCORES, LIMITS, RUN = "Network and data", "Scores", "Budgets and constr
 ModelArg = Annotated[
     str | None,
     typer.Option(
-        help="A .pt2 file, or file.py:factory, or module:factory. Default: the embedded digits network.",
+        help="A .pt2 file, file.py:factory, module:factory, or hf:folder (a local folder of the transformers "
+        "library). Default: the embedded digits network.",
         rich_help_panel=NETWORK,
     ),
 ]
@@ -107,13 +110,30 @@ DataArg = Annotated[
     str | None,
     typer.Option(
         help="Calibration inputs: .npz or .safetensors (file.npz:train takes train_images), a folder or "
-        ".zip of images, or file.py:loader.",
+        ".zip of images, a .txt file of text, or file.py:loader.",
         rich_help_panel=NETWORK,
     ),
 ]
 EvalArg = Annotated[
     str | None,
     typer.Option(help="Held-out inputs to judge the result on; same forms.", rich_help_panel=NETWORK),
+]
+TokenizerArg = Annotated[
+    Path | None,
+    typer.Option(
+        help="What cuts texts into tokens: a tokenizer.json or a folder with one. Default: hf:folder's own.",
+        show_default=False,
+        rich_help_panel=NETWORK,
+    ),
+]
+ContextArg = Annotated[
+    int | None,
+    typer.Option(
+        min=2,
+        help="Tokens of a sample of text. Default: what hf:folder takes, at most 512.",
+        show_default=False,
+        rich_help_panel=NETWORK,
+    ),
 ]
 MeanArg = Annotated[
     str | None,
@@ -200,7 +220,11 @@ FitArg = Annotated[
     PointFit, typer.Option("--points", help="How several points are fitted.", rich_help_panel=SCORES)
 ]
 MemoryArg = Annotated[
-    str, typer.Option(help="Bound of the working memory for scores.", rich_help_panel=SCORES)
+    str,
+    typer.Option(
+        help="Bound of the working memory of every stage. A folder with more weights is read layer by layer.",
+        rich_help_panel=SCORES,
+    ),
 ]
 UNITS = (
     "layer, channel (each output channel), tile:16 (16 channels share an option) or inputs:64 (64 input "

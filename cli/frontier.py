@@ -25,6 +25,7 @@ from .arguments import (
     AttentionArg,
     BlockLossArg,
     ConstraintsArg,
+    ContextArg,
     CorrectArg,
     CountArg,
     DataArg,
@@ -61,6 +62,7 @@ from .arguments import (
     StdArg,
     TieArg,
     ToArg,
+    TokenizerArg,
     UnitArg,
     WeightsArg,
 )
@@ -74,6 +76,7 @@ from .making import making_of
 from .rivals import rivals
 from .scoring import scoring_of
 from .stages import Job
+from .tables import samples_of
 
 __all__ = ["draw_frontier_chart", "frontier", "frontier_table"]
 
@@ -88,6 +91,8 @@ def frontier(
     eval_data: EvalArg = None,
     mean: MeanArg = None,
     std: StdArg = None,
+    tokenizer: TokenizerArg = None,
+    context: ContextArg = None,
     samples: SamplesArg = 512,
     options: OptionsArg = OPTIONS,
     scores: ScoresArg = ScoresChoice.FISHER,
@@ -138,7 +143,9 @@ def frontier(
         ranges, percentile, attention,
     )  # fmt: skip
     making = making_of(method, iterations, granularity, block_loss, drop, correct, seed, memory)
-    source = source_of(model, weights, data, eval_data, mean, std, samples, device)
+    source = source_of(
+        model, weights, data, eval_data, mean, std, samples, device, tokenizer, context, memory
+    )
     reporter, folder = Reporter(quiet), RunFolder(out)
     folder.prepare((folder.frontier,), force=force)
     job = Job(folder, reporter)
@@ -181,14 +188,18 @@ def draw_frontier_chart(folder: RunFolder, measured: MeasuredFrontier) -> list[s
 def frontier_table(measured: MeasuredFrontier) -> Table:
     """Every plan and every uniform option: size, predicted and measured loss, accuracy and what is lost."""
     first = measured.plans[0].measured
-    table = Table(title=f"frontier: KL to float, measured on {first.data} ({first.samples:,} samples)")
+    table = Table(title=f"frontier: KL to float, measured on {first.data} ({samples_of(first)})")
     table.add_column("network", no_wrap=True)
     for name in ("bits", "predicted", "measured"):
         table.add_column(name, justify="right")
     if first.float_accuracy is not None:
         table.add_column("accuracy", justify="right")
         table.add_column("points lost (95%)", justify="right", no_wrap=True)
-        table.add_row("float", "32.00", "0", "0", f"{100 * first.float_accuracy:.2f}%", "0")
+        row = ["float", "32.00", "0", "0", f"{100 * first.float_accuracy:.2f}%", "0"]
+        if first.float_perplexity is not None:
+            table.add_column("perplexity", justify="right")
+            row.append(f"{first.float_perplexity:.4g}")
+        table.add_row(*row)
     for point in sorted((*measured.plans, *measured.uniform), key=lambda point: point.weight_bits):
         table.add_row(*_row(point, uniform=point in measured.uniform))
     return table
@@ -206,4 +217,6 @@ def _row(point: FrontierPoint, *, uniform: bool) -> list[str]:
         row.append(f"{100 * measured.accuracy:.2f}%")
         drop = measured.drop
         row.append(f"{100 * drop.value:.2f} ({100 * drop.low:.1f}..{100 * drop.high:.1f})" if drop else "-")
+    if measured.perplexity is not None:
+        row.append(f"{measured.perplexity:.4g}")
     return row

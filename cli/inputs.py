@@ -12,7 +12,16 @@ import torch
 from ..allocator import match_layers
 from ..demo import digits_data, digits_network
 from ..errors import InputError
-from ..network import Data, Network, capture, check_data, load_data, load_model
+from ..network import (
+    Data,
+    Network,
+    capture,
+    check_data,
+    load_data,
+    load_model,
+    text_form,
+    with_next_tokens,
+)
 
 __all__ = ["DEMO", "Inputs", "Source", "bytes_of", "source_of"]
 
@@ -59,6 +68,9 @@ class Source:
     std: tuple[float, ...] | None
     samples: int | None
     device: str
+    tokenizer: Path | None = None
+    context: int | None = None
+    memory_bytes: int | None = None
 
     def load(self) -> Inputs:
         """Load and check both.
@@ -78,15 +90,23 @@ class Source:
             if self.data is None:
                 raise InputError(
                     f"model {self.model} needs calibration data: give --data with a .npz, a .safetensors, "
-                    "a folder of images or file.py:loader"
+                    "a folder of images, a .txt or file.py:loader"
                 )
             calibration = self._data(self.data, self.samples)
             held_out = self._data(self.eval_data, None) if self.eval_data is not None else None
             name = self.model
-            network = load_model(self.model, weights=self.weights, example=calibration.inputs[:2])
+            network = load_model(
+                self.model,
+                weights=self.weights,
+                example=calibration.inputs[:2],
+                memory_bytes=self.memory_bytes,
+            )
         for data in filter(None, (calibration, held_out)):
             check_data(network, data)
-        return Inputs(name, network.to(device), calibration, held_out)
+        network = network.to(device)
+        calibration = with_next_tokens(network, calibration)
+        held_out = with_next_tokens(network, held_out) if held_out is not None else None
+        return Inputs(name, network, calibration, held_out)
 
     def _demo_data(self) -> tuple[Data, Data]:
         if self.weights is not None:
@@ -97,7 +117,20 @@ class Source:
         return calibration, held_out
 
     def _data(self, spec: str, limit: int | None) -> Data:
-        return load_data(spec, mean=self.mean, std=self.std, limit=limit)
+        own, context = text_form(self.model or "", self.context)
+        data = load_data(
+            spec,
+            mean=self.mean,
+            std=self.std,
+            limit=limit,
+            tokenizer=self.tokenizer or own,
+            context=context,
+        )
+        given = None if data.inputs.is_floating_point() else data.inputs.shape[1]
+        if self.context is not None and given != self.context:
+            has = "holds no tokens" if given is None else f"has samples of {given:,} tokens"
+            raise InputError(f"--context is {self.context:,}, and {spec} {has}; leave --context out")
+        return data
 
 
 def source_of(
@@ -109,6 +142,9 @@ def source_of(
     std: str | None,
     samples: int | None,
     device: str,
+    tokenizer: Path | None = None,
+    context: int | None = None,
+    memory: str | None = None,
 ) -> Source:
     """A source from arguments as they are written.
 
@@ -126,6 +162,9 @@ def source_of(
         _numbers_of(std, "--std"),
         samples,
         device,
+        tokenizer,
+        context,
+        None if memory is None else bytes_of(memory),
     )
 
 

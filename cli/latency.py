@@ -17,6 +17,7 @@ from ..export import LayerLatency, measure_latency
 from ..quantizer import parse_options
 from .arguments import (
     OPTIONS,
+    ContextArg,
     DataArg,
     ExcludeArg,
     ForceArg,
@@ -26,6 +27,7 @@ from .arguments import (
     OptionsArg,
     QuietArg,
     StdArg,
+    TokenizerArg,
     WeightsArg,
 )
 from .console import Reporter
@@ -47,6 +49,8 @@ def latency(
     data: DataArg = None,
     mean: MeanArg = None,
     std: StdArg = None,
+    tokenizer: TokenizerArg = None,
+    context: ContextArg = None,
     options: OptionsArg = OPTIONS,
     exclude: ExcludeArg = None,
     kernels: KernelsArg = Kernels.FLOAT,
@@ -66,7 +70,11 @@ def latency(
     if output.suffix != ".csv":
         raise InputError(f"--output is {output}; a table of costs is written as .csv")
     chosen = parse_options(options)
-    inputs = source_of(model, weights, data, None, mean, std, 2, "cpu").load().without(exclude or ())
+    inputs = (
+        source_of(model, weights, data, None, mean, std, 2, "cpu", tokenizer, context)
+        .load()
+        .without(exclude or ())
+    )
     with reporter.stage("latency") as step:
         measured = measure_latency(
             inputs.network,

@@ -8,6 +8,7 @@ from ..allocator import read_frontier, read_plan
 from ..sensitivity import read_profile
 from .arguments import (
     OUT,
+    ContextArg,
     DataArg,
     DeviceArg,
     DocumentArg,
@@ -17,6 +18,7 @@ from .arguments import (
     QuietArg,
     RunArg,
     StdArg,
+    TokenizerArg,
     WeightsArg,
 )
 from .charts import draw_charts
@@ -38,11 +40,13 @@ def evaluate(
     data: DataArg = None,
     mean: MeanArg = None,
     std: StdArg = None,
+    tokenizer: TokenizerArg = None,
+    context: ContextArg = None,
     device: DeviceArg = "cpu",
     json_: JsonArg = False,
 ) -> None:
     """Measure a finished run against the float network on other data; nothing is written."""
-    source = source_of(model, weights, data, data, mean, std, None, device)
+    source = source_of(model, weights, data, data, mean, std, None, device, tokenizer, context)
     job = Job(RunFolder(run), Reporter())
     plan, quality = job.evaluate(source.load(), run)
     if json_:

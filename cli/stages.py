@@ -48,6 +48,7 @@ from .lossless import least_plan
 from .making import Making, compared_line
 from .rivals import rivals
 from .scoring import Scoring
+from .tables import unused_line
 
 __all__ = ["Job"]
 
@@ -120,6 +121,8 @@ class Job:
         write_profile(where, profile, arrays)
         self.folder.drop_parts()
         self._took("profile", began)
+        if profile.unused:
+            self.reporter.warn(unused_line(profile))
         return profile, arrays
 
     def solve(

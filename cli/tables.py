@@ -20,7 +20,10 @@ from ..allocator import (
 from ..reconstruct import PRESETS, MethodName, PresetName
 from ..sensitivity import Profile, certifies_activations
 
-__all__ = ["plan_lines", "plan_table", "profile_table", "quality_table"]
+__all__ = ["plan_lines", "plan_table", "profile_table", "quality_table", "samples_of", "unused_line"]
+
+
+MOST_NAMED = 12
 
 
 def plan_table(plan: Plan) -> Table:
@@ -55,14 +58,19 @@ def _reads(plan: Plan, layer: LayerPlan) -> str:
 def quality_table(plan: Plan, uniform: Plan | None, uniform_quality: Measured | None) -> Table:
     """What the plan is worth beside the float network and the best uniform plan."""
     measured = plan.measured
-    on = f" on {measured.data} ({measured.samples:,} samples)" if measured else ""
+    on = f" on {measured.data} ({samples_of(measured)})" if measured else ""
     table = Table(title=f"quality{on}")
-    for name in ("network", "bits per weight", "size", "of float", "KL to float", "accuracy"):
+    tokens = measured is not None and measured.perplexity is not None
+    names = ("network", "bits per weight", "size", "of float", "KL to float", "accuracy", "perplexity")
+    for name in names if tokens else names[:-1]:
         table.add_column(name, justify="left" if name == "network" else "right")
     complexity = plan.complexity
     float_accuracy = measured.float_accuracy if measured else None
     float_bits = complexity.float_bits
-    table.add_row("float", "32.00", _size(float_bits), "100.0%", "0", _percent(float_accuracy))
+    # What the checkpoint had per number, all of which are 32-bit floats where they stay float.
+    per_number = float_bits / (complexity.weight_count + complexity.fixed_bits / 32)
+    row = ["float", f"{per_number:.2f}", _size(float_bits), "100.0%", "0", _percent(float_accuracy)]
+    table.add_row(*row, *([_perplexity(measured.float_perplexity)] if measured and tokens else []))
     if uniform is not None:
         table.add_row(*_row(f"best uniform, {uniform.main_option()}", uniform, uniform_quality))
     table.add_row(*_row("this plan", plan, measured), style="bold")
@@ -207,8 +215,32 @@ def _stored_as(layer: LayerPlan) -> str:
     return ", ".join(f"{option} {100 * share:.0f}%" for option, share in ordered)
 
 
+def unused_line(profile: Profile) -> str:
+    """What the calibration data leaves untouched."""
+    strips = {layer.name: layer.strips for layer in profile.layers}
+    whole = [name for name, count in profile.unused.items() if count == strips[name]]
+    parts = [
+        f"{count:,} of {strips[name]:,} rows of {name}"
+        for name, count in profile.unused.items()
+        if name not in whole
+    ]
+    named = ", ".join([*whole[:MOST_NAMED], *parts])
+    more = f" and {len(whole) - MOST_NAMED} more layers" if len(whole) > MOST_NAMED else ""
+    return (
+        f"no calibration sample reaches {named}{more}: they are scored as if used about once; give more "
+        "samples to know"
+    )
+
+
+def samples_of(measured: Measured) -> str:
+    """How many samples a measurement is of, and for token ids of how many tokens."""
+    tokens = f" of {measured.context:,} tokens" if measured.context is not None else ""
+    return f"{measured.samples:,} samples{tokens}"
+
+
 def _row(name: str, plan: Plan, quality: Measured | None) -> tuple[str, ...]:
     complexity = plan.complexity
+    per_token = quality is not None and quality.perplexity is not None
     return (
         name,
         f"{complexity.average_bits:.3f}",
@@ -216,7 +248,12 @@ def _row(name: str, plan: Plan, quality: Measured | None) -> tuple[str, ...]:
         f"{100 * complexity.size_bits / complexity.float_bits:.1f}%",
         f"{quality.loss:.3g} ± {quality.standard_error:.1g}" if quality else "-",
         _percent(quality.accuracy if quality else None),
+        *([_perplexity(quality.perplexity)] if quality and per_token else []),
     )
+
+
+def _perplexity(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
 
 
 def _size(bits: int) -> str:

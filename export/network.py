@@ -26,11 +26,16 @@ def save_network(folder: Path, network: Network, plan: Plan, finalized: Finalize
     write_packed(folder / WEIGHTS, network, plan, finalized)
 
 
-def load(folder: str | Path) -> Network:
+def load(folder: str | Path, *, memory_bytes: int | None = None) -> Network:
     """The quantized network of a run folder, ready to be called; the user's own code is not needed.
 
     Weights are dequantized to floats: ``weight[c] = sum_i step[i, c] * code[i, c]``. Values that the plan
     stores in low bits are rounded to them as the network runs, by operations of its program.
+
+    Parameters
+    ----------
+    memory_bytes : int, optional
+        Where the weights as floats are larger, each is dequantized as it is asked for; default: all at once.
 
     Examples
     --------
@@ -43,6 +48,6 @@ def load(folder: str | Path) -> Network:
         A file is missing or damaged, or the two do not belong together.
     """
     folder = Path(folder)
-    packed = read_packed(folder / WEIGHTS)
+    packed = read_packed(folder / WEIGHTS, memory_bytes=memory_bytes)
     network = load_program(folder / PROGRAM, packed.tensors())
     return with_explicit_activations(network, value_tensors(packed.finalized.values))

@@ -17,21 +17,22 @@ safetensors writes several in random order, and the same plan shall give the sam
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..allocator import LayerPlan, Plan, parse_unit
 from ..documents import parse_document, replace_file
 from ..errors import InputError
-from ..network import Network
+from ..network import Network, StreamedTensors
 from ..quantizer import (
     Option,
     QuantizedRows,
@@ -43,13 +44,16 @@ from ..quantizer import (
     steps_to_half,
     unpack_codes,
 )
-from ..reconstruct import Finalized, StoredLayer, StoredPart, plan_values, with_values
+from ..reconstruct import Finalized, LayersOnDemand, StoredLayer, StoredPart, plan_values, with_values
+from .writer import TensorWriter
 
 __all__ = ["PackedNetwork", "read_packed", "write_packed"]
 
 ENTRY = "apportion"
 # Codes have at least 2 bits.
 MOST_WEIGHTS_PER_BYTE = 4
+# Of dequantized weights that are kept where layers are read as they are asked for.
+DEQUANTIZED_BYTES = 2**28
 DTYPES = {str(dtype): dtype for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
 
 
@@ -94,60 +98,77 @@ class PackedNetwork:
     layouts: dict[str, Layout]
     rest: dict[str, Tensor]
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Every tensor that the program reads, weights dequantized."""
-        shapes = {layer.name: layer.shape for layer in self.plan.layers}
-        tensors = dict(self.rest)
-        for stored in self.finalized.layers:
-            layout = self.layouts[stored.name]
-            weight = stored.dequantize().to(DTYPES[layout.dtype])
-            weight = weight.t() if layout.transposed else weight.reshape(shapes[stored.name])
-            tensors[layout.tensor] = weight.contiguous()
-        return tensors
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Every tensor that the program reads, weights dequantized; as they are asked for if layers are."""
+        place = {self.layouts[layer.name].tensor: at for at, layer in enumerate(self.plan.layers)}
+
+        def dequantized(name: str) -> Tensor:
+            return self._weight(place[name]) if name in place else self.rest[name]
+
+        if not isinstance(self.finalized.layers, LayersOnDemand):
+            return self.rest | {name: dequantized(name) for name in place}
+        known = dict(self.rest)
+        for name, at in place.items():
+            layer = self.plan.layers[at]
+            layout = self.layouts[layer.name]
+            shape = tuple(reversed(layer.shape)) if layout.transposed else layer.shape
+            known[name] = torch.empty(shape, dtype=DTYPES[layout.dtype], device="meta")
+        return StreamedTensors(known, dequantized, torch.device("cpu"), DEQUANTIZED_BYTES)
+
+    def _weight(self, at: int) -> Tensor:
+        planned = self.plan.layers[at]
+        layout = self.layouts[planned.name]
+        weight = self.finalized.layers[at].dequantize().to(DTYPES[layout.dtype])
+        return (weight.t() if layout.transposed else weight.reshape(planned.shape)).contiguous()
 
 
 def write_packed(path: Path, network: Network, plan: Plan, finalized: Finalized) -> None:
-    """Write the packed file in one step.
+    """Write the packed file in one step, layer by layer.
 
     Raises
     ------
     InputError
         The folder cannot be written.
     """
-    tensors: dict[str, Tensor] = {}
-    exponents: dict[str, int] = {}
-    planned = {layer.name: layer for layer in plan.layers}
-    for stored in finalized.layers:
-        if len(stored.parts) > 1:
-            tensors[f"{stored.name}/strips"] = _pack_strips(plan, planned[stored.name])
-        for part in stored.parts:
-            for index in range(part.rows.option.points):
-                prefix = f"{stored.name}/{part.rows.option}/{index}"
-                steps, exponents[prefix] = steps_to_half(part.rows.steps[index].cpu())
-                tensors[f"{prefix}/codes"] = pack_codes(part.rows.codes[index], part.rows.option.bits)
-                tensors[f"{prefix}/steps"] = steps.contiguous()
-    quantized = {layer.weight for layer in network.layers}
-    for name, tensor in network.tensors.items():
-        if name not in quantized:
-            tensors[f"={name}"] = finalized.biases.get(name, tensor).detach().cpu().contiguous().clone()
     layouts = {
         layer.name: Layout.model_validate(
             {
                 "tensor": layer.weight,
                 "transposed": layer.transposed,
-                "dtype": str(network.weight(layer).dtype),
+                "dtype": str(network.outlines[layer.weight].dtype),
             }
         )
         for layer in network.layers
     }
-    header = Header(plan=with_values(plan, finalized.values), layouts=layouts, exponents=exponents)
-    metadata = {ENTRY: header.model_dump_json(exclude_none=True)}
-    with replace_file(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+    exponents: dict[str, int] = {}
+    planned = {layer.name: layer for layer in plan.layers}
+    quantized = {layer.weight for layer in network.layers}
+    with replace_file(path) as temporary, TensorWriter(path.parent) as writer:
+        for stored in finalized.layers:
+            if len(stored.parts) > 1:
+                writer.add(f"{stored.name}/strips", _pack_strips(plan, planned[stored.name]))
+            for part in stored.parts:
+                for index in range(part.rows.option.points):
+                    prefix = f"{stored.name}/{part.rows.option}/{index}"
+                    steps, exponents[prefix] = steps_to_half(part.rows.steps[index].cpu())
+                    writer.add(f"{prefix}/codes", pack_codes(part.rows.codes[index], part.rows.option.bits))
+                    writer.add(f"{prefix}/steps", steps)
+        for name in network.tensors:
+            if name not in quantized:
+                bias = finalized.biases.get(name)
+                writer.add(f"={name}", network.tensors[name] if bias is None else bias)
+        header = Header(plan=with_values(plan, finalized.values), layouts=layouts, exponents=exponents)
+        writer.write(temporary, {ENTRY: header.model_dump_json(exclude_none=True)})
 
 
-def read_packed(path: Path) -> PackedNetwork:
+def read_packed(path: Path, *, memory_bytes: int | None = None) -> PackedNetwork:
     """Read a packed file; the integer codes and steps are bit for bit those written.
+
+    Parameters
+    ----------
+    memory_bytes : int, optional
+        Where the weights as floats are larger, layers stay in the file and are read, and checked, as they are
+        asked for; default: no bound.
 
     Raises
     ------
@@ -156,23 +177,58 @@ def read_packed(path: Path) -> PackedNetwork:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            header = _header(file, path)
+            weights = sum(prod(layer.shape) for layer in header.plan.layers)
+            on_demand = memory_bytes is not None and 4 * weights > memory_bytes
+            names = [name for name in file.keys() if name.startswith("=") or not on_demand]  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in names}
     except (OSError, SafetensorError) as error:
         raise InputError(f"cannot read packed weights {path}: {error}") from error
+    plan = header.plan
+    values = plan_values(plan)
+    rest = {name[1:]: tensor for name, tensor in tensors.items() if name.startswith("=")}
+    if on_demand:
+        layers = LayersOnDemand(
+            [layer.name for layer in plan.layers], lambda at: _layer_of(path, plan.layers[at], header)
+        )
+        return PackedNetwork(plan, Finalized(layers, values=values), header.layouts, rest)
+    with _as_planned(path):
+        _check_counts(plan.layers, sum(tensor.nbytes for tensor in tensors.values()))
+        whole = tuple(_read_layer(layer, tensors, header.exponents) for layer in plan.layers)
+    return PackedNetwork(plan, Finalized(whole, values=values), header.layouts, rest)
+
+
+def _header(file: Any, path: Path) -> Header:
+    metadata = file.metadata() or {}
     if ENTRY not in metadata:
         raise InputError(f"{path} is not a packed network; give one written by `allocate finalize`")
     header = parse_document(metadata[ENTRY], Header, f"the header of {path}")
-    plan = header.plan
-    try:
-        if set(header.layouts) != {layer.name for layer in plan.layers}:
+    with _as_planned(path):
+        if set(header.layouts) != {layer.name for layer in header.plan.layers}:
             raise InputError("its layouts and its plan name different layers")
-        _check_counts(plan, tensors)
-        layers = tuple(_read_layer(layer, tensors, header.exponents) for layer in plan.layers)
+    return header
+
+
+@contextmanager
+def _as_planned(path: Path) -> Iterator[None]:
+    """Whatever goes wrong inside means that the file does not fit its own plan."""
+    try:
+        yield
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"{path} does not hold what its plan says: {error}") from error
-    rest = {name[1:]: tensor for name, tensor in tensors.items() if name.startswith("=")}
-    return PackedNetwork(plan, Finalized(layers, values=plan_values(plan)), header.layouts, rest)
+
+
+def _layer_of(path: Path, layer: LayerPlan, header: Header) -> StoredLayer:
+    """One layer of a file that is read layer by layer."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            own = [name for name in file.keys() if name.startswith(f"{layer.name}/")]  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in own}
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"cannot read packed weights {path}: {error}") from error
+    with _as_planned(path):
+        _check_counts([layer], sum(tensor.nbytes for tensor in tensors.values()))
+        return _read_layer(layer, tensors, header.exponents)
 
 
 def _pack_strips(plan: Plan, layer: LayerPlan) -> Tensor:
@@ -182,10 +238,9 @@ def _pack_strips(plan: Plan, layer: LayerPlan) -> Tensor:
     return pack_codes((codes - 2 ** (bits - 1)).to(torch.int8), bits)
 
 
-def _check_counts(plan: Plan, tensors: dict[str, Tensor]) -> None:
+def _check_counts(layers: Sequence[LayerPlan], stored_bytes: int) -> None:
     """Refuse counts that the file cannot hold before anything as large as they say is made."""
-    stored_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-    for layer in plan.layers:
+    for layer in layers:
         if prod(layer.shape) > MOST_WEIGHTS_PER_BYTE * stored_bytes:
             raise InputError(
                 f"layer '{layer.name}' has shape {list(layer.shape)}, more weights than the "

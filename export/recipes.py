@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pprint
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ from typing import Any
 from ..allocator import LayerPlan, Plan
 from ..documents import replace_file
 from ..errors import InputError
+from ..network import load_program
 from ..quantizer import Option, StepUnit, parse_option
-from .network import WEIGHTS
+from .network import PROGRAM, WEIGHTS
 from .packed import read_packed
 from .recipe_forms import Scheme, autoround, compressed_tensors, modelopt, nncf, torchao
 
@@ -89,7 +90,7 @@ class Recipe:
         return f"config = {pprint.pformat(self.document, width=100, sort_dicts=False)}\n"
 
 
-def make_recipe(plan: Plan, toolkit: str, *, lower: bool = False) -> Recipe:
+def make_recipe(plan: Plan, toolkit: str, *, lower: bool = False, embeddings: Collection[str] = ()) -> Recipe:
     """The plan in a toolkit's terms: every layer's bits and steps, symmetric, weights alone.
 
     Layers go by their names in the plan, which are those of the modules.
@@ -101,6 +102,8 @@ def make_recipe(plan: Plan, toolkit: str, *, lower: bool = False) -> Recipe:
     lower : bool
         Give a layer that the toolkit cannot store as planned the next thing that is not less: as many bits as
         its widest channel and all its points together have, steps as fine as its finest; else floats.
+    embeddings : collection of str
+        Layers that look rows up, alone or beside products: no toolkit is told to quantize them.
 
     Raises
     ------
@@ -122,6 +125,8 @@ def make_recipe(plan: Plan, toolkit: str, *, lower: bool = False) -> Recipe:
         lowered["activations"] = "recipes are of weights alone: float"
     for layer in plan.layers:
         scheme, why = _scheme(layer, able)
+        if layer.name in embeddings:
+            scheme, why = Scheme(layer.name, None), "it is an embedding, and only layers that multiply can be"
         stored = _stored_as(scheme)
         if why and not lower:
             raise InputError(
@@ -142,7 +147,10 @@ def export_recipe(run: str | Path, path: str | Path, toolkit: str, *, lower: boo
     InputError
         As `make_recipe`; the run is missing or damaged, or the file cannot be written.
     """
-    recipe = make_recipe(read_packed(Path(run) / WEIGHTS).plan, toolkit, lower=lower)
+    packed = read_packed(Path(run) / WEIGHTS)
+    network = load_program(Path(run) / PROGRAM, packed.tensors())
+    embeddings = {layer.name for layer in network.layers if layer.lookups}
+    recipe = make_recipe(packed.plan, toolkit, lower=lower, embeddings=embeddings)
     with replace_file(Path(path)) as temporary:
         temporary.write_text(recipe.text, encoding="utf-8")
     return recipe

@@ -34,7 +34,7 @@ def load_state(run: str | Path) -> dict[str, Tensor]:
     InputError
         The file is missing or damaged.
     """
-    return read_packed(Path(run) / WEIGHTS).tensors()
+    return dict(read_packed(Path(run) / WEIGHTS).tensors())
 
 
 def export_state(run: str | Path, path: str | Path) -> int:

@@ -8,6 +8,7 @@ from .activation import (
     quantize_activation,
     static_activation,
 )
+from .activations import ACTIVATION_BATCH, Activations, ActivationStore
 from .blocks import Block
 from .capture import capture
 from .data import Data, check_data, load_data
@@ -15,24 +16,31 @@ from .explicit import with_explicit_activations
 from .fingerprint import fingerprint
 from .layer import Layer, LayerCall, from_rows, rows
 from .liveness import LiveValues, live_values
-from .load import load_model
+from .load import load_model, text_form
 from .network import InputShape, Network
+from .outputs import batches, finite_outputs, float_logits
 from .paired import PairedDrop, accuracy_drop, mean_drop, perplexity_rise
 from .program import load_program, save_program
 from .quality import (
     Quality,
     SampleQuality,
-    batches,
-    float_logits,
     kl_divergence,
+    mean_over_positions,
     measure_quality,
     measure_samples,
 )
 from .replay import Replay
+from .schedule import Values
+from .segments import Segment, cut_segments, kept_values, learned_values
 from .site_samples import SiteSample, sample_sites
 from .sites import Reader, Site, find_sites
+from .tensors import StreamedTensors, overlaid, picked
+from .tokens import with_next_tokens
 
 __all__ = [
+    "ACTIVATION_BATCH",
+    "ActivationStore",
+    "Activations",
     "Block",
     "Data",
     "InputShape",
@@ -45,33 +53,45 @@ __all__ = [
     "Reader",
     "Replay",
     "SampleQuality",
+    "Segment",
     "Site",
     "SiteSample",
+    "StreamedTensors",
+    "Values",
     "accuracy_drop",
     "activation_entries",
     "activation_key",
     "batches",
     "capture",
     "check_data",
+    "cut_segments",
     "dynamic_activation",
     "find_sites",
     "fingerprint",
+    "finite_outputs",
     "float_logits",
     "from_rows",
     "is_activation_key",
+    "kept_values",
     "kl_divergence",
+    "learned_values",
     "live_values",
     "load_data",
     "load_model",
     "load_program",
     "mean_drop",
+    "mean_over_positions",
     "measure_quality",
     "measure_samples",
+    "overlaid",
     "perplexity_rise",
+    "picked",
     "quantize_activation",
     "rows",
     "sample_sites",
     "save_program",
     "static_activation",
+    "text_form",
     "with_explicit_activations",
+    "with_next_tokens",
 ]

@@ -44,7 +44,7 @@ def is_activation_key(name: str) -> bool:
 
 def activation_entries(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The entries that quantize values, by the name of the value."""
-    return {name.removeprefix(_PREFIX): entry for name, entry in tensors.items() if is_activation_key(name)}
+    return {name.removeprefix(_PREFIX): tensors[name] for name in tensors if is_activation_key(name)}
 
 
 def static_activation(step: float, zero_point: int, levels: int) -> Tensor:

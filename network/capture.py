@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import Dim, ExportedProgram
 
 from ..errors import InputError
 from .fold import fold_batch_norms, fold_transposes, prune
 from .lower import lower, main_output
-from .network import InputShape, Network
+from .network import InputShape, Network, bits_of
 from .reason import quiet, reason_of
 from .schedule import Schedule, tensors_in
 
-__all__ = ["capture", "capture_program"]
+__all__ = ["assemble", "capture", "capture_program", "check_finite", "export_module"]
 
 # Two samples show which sizes follow the batch; one would be taken for a broadcast axis.
 _SAMPLES = 2
+# Under which `_Caller` holds the module.
+_PREFIX = "module."
 
 
 def capture(module: nn.Module, inputs: Tensor | tuple[Tensor, ...]) -> Network:
@@ -46,7 +49,7 @@ def capture(module: nn.Module, inputs: Tensor | tuple[Tensor, ...]) -> Network:
     """
     samples = _two_samples(inputs)
     parameters = dict(module.named_parameters())
-    _check_finite({**dict(module.named_buffers()), **parameters}, parameters)
+    check_finite({**dict(module.named_buffers()), **parameters}, parameters)
     caller = _Caller(module)
     with _evaluation(module), quiet(), torch.no_grad():
         try:
@@ -64,20 +67,42 @@ def capture(module: nn.Module, inputs: Tensor | tuple[Tensor, ...]) -> Network:
             raise InputError(
                 "the model's output on the given data is NaN or infinite; check weights and data"
             )
-        dynamic = ({0: Dim.DYNAMIC},) * len(samples)
-        try:
-            program = torch.export.export(caller, samples, dynamic_shapes=(dynamic,), strict=False)
-        except Exception as error:
-            reason = reason_of(error)
-            if "Constraints violated" in reason:
-                reason = f"its code fixes the number of samples: {reason}"
-            raise InputError(
-                f"torch.export cannot capture the model: {reason}; the forward must be a fixed sequence of "
-                "tensor operations that accepts any number of samples"
-            ) from error
-        network = _network(program, samples, prefix="module.")
+        network = assemble(*lower(_export(caller, samples), _PREFIX), samples)
         _compare(network.run(samples), expected, "than the module; its forward is random or keeps state")
     return network
+
+
+def export_module(module: nn.Module, samples: tuple[Tensor, ...]) -> tuple[fx.Graph, dict[str, Tensor]]:
+    """The graph of a module and its tensors, by the module's own names; nothing is run or folded.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Its parameters may be fake tensors, when the samples are of the same mode.
+    samples : tuple of Tensor
+        Two samples of every input.
+
+    Raises
+    ------
+    InputError
+        torch.export refuses the module.
+    """
+    with _evaluation(module), quiet(), torch.no_grad():
+        return lower(_export(_Caller(module), samples), _PREFIX)
+
+
+def _export(caller: _Caller, samples: tuple[Tensor, ...]) -> ExportedProgram:
+    dynamic = ({0: Dim.DYNAMIC},) * len(samples)
+    try:
+        return torch.export.export(caller, samples, dynamic_shapes=(dynamic,), strict=False)
+    except Exception as error:
+        reason = reason_of(error)
+        if "Constraints violated" in reason:
+            reason = f"its code fixes the number of samples: {reason}"
+        raise InputError(
+            f"torch.export cannot capture the model: {reason}; the forward must be a fixed sequence of "
+            "tensor operations that accepts any number of samples"
+        ) from error
 
 
 def capture_program(program: ExportedProgram, inputs: Tensor | tuple[Tensor, ...]) -> Network:
@@ -89,10 +114,10 @@ def capture_program(program: ExportedProgram, inputs: Tensor | tuple[Tensor, ...
         As `capture`; also where the program was exported for one batch size only.
     """
     samples = _two_samples(inputs)
-    _check_finite({**program.state_dict, **program.constants}, program.graph_signature.parameters)
+    check_finite({**program.state_dict, **program.constants}, program.graph_signature.parameters)
     try:
         with quiet(), torch.no_grad():
-            network = _network(program, samples)
+            network = assemble(*lower(program), samples)
             together = network.run(samples)
             apart = [network.run(tuple(tensor[i : i + 1] for tensor in samples)) for i in range(_SAMPLES)]
     except InputError:
@@ -123,13 +148,38 @@ class _Caller(nn.Module):
         return output  # type: ignore[no-any-return]
 
 
-def _network(program: ExportedProgram, samples: tuple[Tensor, ...], prefix: str = "") -> Network:
-    graph, tensors = lower(program, prefix)
+def assemble(
+    graph: fx.Graph,
+    tensors: dict[str, Tensor],
+    samples: tuple[Tensor, ...],
+    stored_bits: Mapping[str, int] | None = None,
+    mode: AbstractContextManager[object] | None = None,
+) -> Network:
+    """A network from a graph as `lower` leaves it: folded, pruned, and run once.
+
+    Parameters
+    ----------
+    samples : tuple of Tensor
+        Two samples of every input.
+    stored_bits : mapping, optional
+        What tensors weigh in the file they came from, by name, where that is not what they weigh in memory.
+    mode : context manager, optional
+        Under which the program runs, for tensors without values.
+
+    Raises
+    ------
+    InputError
+        Nothing in it can be quantized, or a tensor is not finite.
+    """
     fold_transposes(graph, tensors)
     fold_batch_norms(graph, tensors)
     tensors = prune(graph, tensors)
-    _count_elements(graph, tensors, samples)
-    network = Network(graph, tensors, tuple(InputShape(tuple(x.shape[1:]), x.dtype) for x in samples))
+    with mode or nullcontext():
+        _count_elements(graph, tensors, samples)
+    shapes = tuple(InputShape(tuple(x.shape[1:]), x.dtype) for x in samples)
+    stored = stored_bits or {}
+    float_bits = sum(stored.get(name, bits_of([tensor])) for name, tensor in tensors.items())
+    network = Network(graph, tensors, shapes, float_bits)
     if not network.layers:
         found = "; ".join(f"{name}: {reason}" for name, reason in list(network.skipped.items())[:3])
         raise InputError(
@@ -137,7 +187,7 @@ def _network(program: ExportedProgram, samples: tuple[Tensor, ...], prefix: str 
             + (f" ({found})" if found else "")
         )
     # Folding divides by the variance, so a broken batch norm shows only now.
-    _check_finite(tensors, {layer.weight for layer in network.layers})
+    check_finite(tensors, {layer.weight for layer in network.layers})
     return network
 
 
@@ -171,9 +221,16 @@ def _compare(given: Tensor, expected: Tensor, where: str) -> None:
     raise InputError(f"the captured model gives other outputs {where} ({problem})")
 
 
-def _check_finite(tensors: Mapping[str, Tensor], parameters: Collection[str]) -> None:
+def check_finite(tensors: Mapping[str, Tensor], parameters: Collection[str]) -> None:
+    """Refuse parameters that are not finite, and other tensors that have NaN.
+
+    Raises
+    ------
+    InputError
+        Names the tensor.
+    """
     for name, tensor in tensors.items():
-        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or isinstance(tensor, FakeTensor):
             continue
         # Masks and tables may hold infinities on purpose; parameters never do.
         bad = ~torch.isfinite(tensor) if name in parameters else torch.isnan(tensor)

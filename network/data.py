@@ -21,6 +21,7 @@ from .images import read_images
 from .network import Network
 from .reason import message_of
 from .source import parse_source
+from .tokens import cut_windows, read_text
 
 __all__ = ["Data", "check_data", "load_data"]
 
@@ -61,7 +62,8 @@ class Data:
         `(samples, channels, height, width)` or other floats as float32, or token ids as int64
         `(samples, tokens)`.
     labels : Tensor or None
-        int64, `(samples,)`, or `(samples, tokens)` for a class per token.
+        int64, `(samples,)`, or `(samples, tokens)` for a class per token, or `(samples, tokens - 1)` where
+        the last one has none.
     name : str
         Where it came from, for documents and messages.
     spaced : bool
@@ -96,6 +98,8 @@ def load_data(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     limit: int | None = None,
+    tokenizer: Path | None = None,
+    context: int | None = None,
 ) -> Data:
     """Load data.
 
@@ -106,12 +110,17 @@ def load_data(
           `file.npz:train` takes `train_images` or `train_inputs`, and `train_labels`.
         - A folder or `.zip` of images of one size; their labels are the positions of their folders in
           sorted order where there are at least two folders, else there are none.
+        - A `.txt` file, UTF-8, of which a tokenizer makes samples of `context` tokens, one after the other.
         - `file.py:loader` or `module:loader`: a function returning inputs, or (inputs, labels).
     mean, std : sequence of float, optional
         Applied as `(x - mean) / std` after pixels were divided by 255: one per channel, or one for all.
     limit : int, optional
         At most this many samples: the first ones, of images evenly spaced ones (folders tend to be sorted by
         class).
+    tokenizer : Path, optional
+        For texts: a `tokenizer.json`, or the folder of a model that has one.
+    context : int, optional
+        Tokens of a sample, for texts and for arrays that are one sequence of ids.
 
     Returns
     -------
@@ -130,17 +139,21 @@ def load_data(
     match = _ARRAYS.fullmatch(spec)
     if match is not None:
         raw = _read_arrays(Path(match["path"]), match["part"])
+    elif spec.endswith(".txt"):
+        most = None if limit is None or context is None else limit * context
+        raw = _Raw(read_text(Path(spec), tokenizer, most), None, pixels=False)
     elif Path(spec).is_dir() or spec.endswith(".zip"):
         raw = _Raw(*read_images(Path(spec), limit), pixels=True, spaced=True)
     elif ":" in spec:
         raw = _call_loader(spec)
     else:
         raise InputError(
-            f"'{spec}' is not data: there is no such folder, and it is not a .npz, .safetensors or .zip file "
-            "nor a loader 'file.py:function'"
+            f"'{spec}' is not data: there is no such folder, and it is not a .npz, .safetensors, .zip or "
+            ".txt file nor a loader 'file.py:function'"
         )
     if raw.inputs.ndim == 0 or raw.inputs.size == 0:
         raise InputError(f"{spec} holds no samples: its inputs have shape {raw.inputs.shape}")
+    raw = _in_windows(raw, context, spec)
     if raw.labels is not None and raw.labels.shape[:1] != raw.inputs.shape[:1]:
         raise InputError(
             f"{spec} has labels of shape {raw.labels.shape} for inputs of shape {raw.inputs.shape}; "
@@ -185,7 +198,8 @@ def check_data(network: Network, data: Data) -> None:
     if data.labels is None:
         return
     positions, classes = tuple(output.shape[1:-1]), output.shape[-1]
-    if tuple(data.labels.shape[1:]) != positions:
+    # The last token of a sample has no next one.
+    if tuple(data.labels.shape[1:]) not in (positions, tuple(place - 1 for place in positions)):
         raise InputError(
             f"{data.name}: labels have shape {tuple(data.labels.shape)}; for this network they must be "
             f"{(len(data), *positions)}"
@@ -195,6 +209,14 @@ def check_data(network: Network, data: Data) -> None:
             f"{data.name}: the greatest label is {int(data.labels.max())}; the network has {classes} "
             "classes, numbered from 0"
         )
+
+
+def _in_windows(raw: _Raw, context: int | None, spec: str) -> _Raw:
+    """A sequence of ids as samples; ids that are samples already as they are."""
+    ids = raw.inputs.dtype.kind in "iu" and not raw.pixels
+    if ids and raw.inputs.ndim == 1 and raw.labels is None:
+        return replace(raw, inputs=cut_windows(raw.inputs, context, spec))
+    return raw
 
 
 def _describe(shape: tuple[int, ...], dtype: torch.dtype) -> str:

@@ -1,4 +1,4 @@
-"""Finding the layers of a graph: which nodes multiply with a stored weight, and what that costs."""
+"""Finding the layers of a graph: which nodes multiply with a stored weight or look it up, and its cost."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Found:
 class _Pattern:
     """Where an operator takes the input, the weight and the bias."""
 
-    kind: Literal["conv", "linear"]
+    kind: Literal["conv", "linear", "embedding"]
     source: int
     weight: int
     bias: int | None
@@ -67,14 +67,18 @@ _PATTERNS = {
     aten.addmm.default: _Pattern("linear", 1, 2, 0, transposed=True),
     aten.mm.default: _Pattern("linear", 0, 1, None, transposed=True),
     aten.matmul.default: _Pattern("linear", 0, 1, None, transposed=True),
+    aten.embedding.default: _Pattern("embedding", 1, 0, None),
 }
+# What they give depends on the shape of what they read alone.
+_SIZES = frozenset({aten.sym_size.int, aten.sym_numel.default, aten.sym_stride.int})
 
 
 def find_layers(graph: fx.Graph, tensors: Mapping[str, Tensor]) -> Found:
-    """Find every convolution, linear, addmm and matmul whose weight is a stored tensor.
+    """Find every convolution, linear, addmm, matmul and embedding whose weight is a stored tensor.
 
-    A weight read by several of them is one layer; a weight that anything else reads too (a tied
-    embedding), or that is applied in two different ways, stays float and is listed as skipped.
+    A weight read by several of them is one layer, such as an embedding that is the last layer's weight too. A
+    weight that anything else reads, or that is applied in two different ways, stays float and is listed as
+    skipped; so is a table that is looked up at places which no input changes, such as positions.
 
     Parameters
     ----------
@@ -88,18 +92,25 @@ def find_layers(graph: fx.Graph, tensors: Mapping[str, Tensor]) -> Found:
         readers.setdefault(str(node.target), []).extend(node.users)
     uses: dict[str, list[_Use]] = {}
     reasons: dict[str, str] = {}
+    moving = _input_values(graph)
     for node in graph.nodes:
-        if node.op == "call_function" and (use := _use(node, tensors)) is not None:
-            uses.setdefault(use.weight, []).append(use)
+        if node.op != "call_function" or (use := _use(node, tensors)) is None:
+            continue
+        if use.pattern.kind == "embedding" and use.source not in moving:
+            reasons[use.weight] = f"looked up at places that no input changes (node {node.name})"
+            continue
+        uses.setdefault(use.weight, []).append(use)
     layers: list[Layer] = []
     calls: dict[str, tuple[LayerCall, str]] = {}
     for weight, found in uses.items():
         users = {use.node for use in found}
         others = [node for node in readers[weight] if node not in users]
         if others:
-            reasons[weight] = f"also read by {others[0].target} (node {others[0].name})"
+            reasons[weight] = (
+                reasons.get(weight) or f"also read by {others[0].target} (node {others[0].name})"
+            )
             continue
-        if len({(use.pattern.transposed, use.pattern.kind, _groups(use.node)) for use in found}) > 1:
+        if len({_manner(use) for use in found}) > 1:
             reasons[weight] = f"applied in different ways by {', '.join(use.node.name for use in found)}"
             continue
         layer = _layer(found, tensors[weight], readers)
@@ -138,14 +149,15 @@ def _use(node: fx.Node, tensors: Mapping[str, Tensor]) -> _Use | None:
 
 
 def _layer(uses: list[_Use], weight: Tensor, readers: Mapping[str, list[fx.Node]]) -> Layer:
-    first = uses[0]
+    products = [use for use in uses if use.pattern.kind != "embedding"]
+    first = (products or uses)[0]
     transposed = first.pattern.transposed
     channels = weight.shape[1] if transposed else weight.shape[0]
     fan_in = weight.numel() // max(channels, 1)
-    biases = {use.bias for use in uses}
+    biases = {use.bias for use in products}
     bias = biases.pop() if len(biases) == 1 else None
     # A bias that other nodes read cannot be changed for this layer alone.
-    if bias is not None and Counter(readers[bias]) != Counter(use.node for use in uses):
+    if bias is not None and Counter(readers[bias]) != Counter(use.node for use in products):
         bias = None
     return Layer(
         name=first.weight.removesuffix(".weight"),
@@ -157,13 +169,14 @@ def _layer(uses: list[_Use], weight: Tensor, readers: Mapping[str, list[fx.Node]
         channels=channels,
         fan_in=fan_in,
         groups=_groups(first.node),
-        macs=sum(use.node.meta["elements"] * fan_in for use in uses),
+        macs=sum(use.node.meta["elements"] * fan_in for use in products),
         nodes=tuple(use.node.name for use in uses),
+        lookups=tuple(use.node.name for use in uses if use.pattern.kind == "embedding"),
     )
 
 
 def _call(layer: Layer, node: fx.Node) -> LayerCall:
-    if layer.kind == "linear":
+    if layer.kind != "conv":
         return LayerCall(layer, node.name)
     kernel = layer.shape[2:]
     rank = len(kernel)
@@ -181,8 +194,27 @@ def _call(layer: Layer, node: fx.Node) -> LayerCall:
     )
 
 
+def _manner(use: _Use) -> tuple[str, bool, int]:
+    """How a weight is applied; looking up its rows goes together with multiplying by each of them."""
+    kind = "linear" if use.pattern.kind == "embedding" else use.pattern.kind
+    return kind, use.pattern.transposed, _groups(use.node)
+
+
+def _input_values(graph: fx.Graph) -> set[fx.Node]:
+    """The nodes whose values depend on those of the inputs, not on their shapes alone."""
+    found: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op == "placeholder" or (
+            node.op == "call_function"
+            and node.target not in _SIZES
+            and not found.isdisjoint(node.all_input_nodes)
+        ):
+            found.add(node)
+    return found
+
+
 def _groups(node: fx.Node) -> int:
-    if _PATTERNS[node.target].kind == "linear":  # type: ignore[index]
+    if _PATTERNS[node.target].kind != "conv":  # type: ignore[index]
         return 1
     return int(_argument(node, 8 if node.target is aten.convolution.default else 6, 1))
 

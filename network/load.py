@@ -13,32 +13,54 @@ from torch.export.graph_signature import InputKind
 from ..errors import InputError
 from .archive import load_archive
 from .capture import capture, capture_program
+from .checkpoint import open_checkpoint
+from .huggingface import context_of, load_huggingface
 from .network import Network
 from .source import parse_source
 from .weights import load_weights
 
-__all__ = ["load_model"]
+__all__ = ["load_model", "text_form"]
 
 
-def load_model(spec: str, *, weights: Path | None = None, example: Tensor | None = None) -> Network:
+_FOLDER = "hf:"
+
+
+def load_model(
+    spec: str,
+    *,
+    weights: Path | None = None,
+    example: Tensor | None = None,
+    context: int | None = None,
+    memory_bytes: int | None = None,
+) -> Network:
     """Load and capture a model.
 
     Parameters
     ----------
     spec : str
-        A `.pt2` file written by `torch.export.save`, or `file.py:factory`, `module:factory` or
+        ``hf:folder``, a local folder of the transformers library (see `load_huggingface`); a `.pt2` file
+        written by `torch.export.save`; or `file.py:factory`, `module:factory` or
         `file.py:factory('argument', size=3)`: a function, or a class, that returns an `nn.Module`.
     weights : Path, optional
         A `.safetensors` file with exactly the parameters and buffers of the factory's module.
     example : Tensor, optional
         A few samples of the calibration data, `(samples, ...)`. Required for a factory; a `.pt2` file
-        knows the shape of its input.
+        knows the shape of its input, and so does a folder.
+    context : int, optional
+        Tokens per sample of a language model from a folder, where there is no example.
+    memory_bytes : int, optional
+        Weights of a folder that are larger are not loaded, but read as they are asked for; default: no bound.
 
     Raises
     ------
     InputError
         The file or factory is missing or fails, the weights do not fit the module, or `capture` refuses.
     """
+    if spec.startswith(_FOLDER):
+        if weights is not None:
+            raise InputError(f"{spec} holds its own weights; leave --weights out")
+        folder = Path(spec.removeprefix(_FOLDER))
+        return load_huggingface(folder, example=example, context=context, memory_bytes=memory_bytes)
     if spec.endswith(".pt2"):
         if weights is not None:
             raise InputError(
@@ -46,7 +68,7 @@ def load_model(spec: str, *, weights: Path | None = None, example: Tensor | None
             )
         program = load_archive(Path(spec))
         return capture_program(program, _blank_samples(program, spec) if example is None else example)
-    source = parse_source(spec, "a model: neither a .pt2 file nor a Python factory")
+    source = parse_source(spec, "a model: neither hf:folder, a .pt2 file nor a Python factory")
     if example is None:
         raise InputError(f"capturing {spec} takes a few inputs; give calibration data with --data")
     with source.call() as module:
@@ -55,6 +77,33 @@ def load_model(spec: str, *, weights: Path | None = None, example: Tensor | None
         if weights is not None:
             load_weights(module, Path(weights))
         return capture(module, example)
+
+
+def text_form(spec: str, context: int | None = None) -> tuple[Path | None, int | None]:
+    """The tokenizer that a model brings, and how many of its tokens make a sample.
+
+    Parameters
+    ----------
+    spec : str
+        As for `load_model`.
+    context : int, optional
+        Tokens that were asked for.
+
+    Returns
+    -------
+    Path or None, int or None
+        For ``hf:folder`` the folder, and the `context` or what the model takes, at most 512; for others None
+        and the `context`.
+
+    Raises
+    ------
+    InputError
+        The folder is refused, or the model does not take such a context.
+    """
+    if not spec.startswith(_FOLDER):
+        return None, context
+    folder = Path(spec.removeprefix(_FOLDER))
+    return folder, context_of(open_checkpoint(folder), context)
 
 
 def _blank_samples(program: ExportedProgram, what: str) -> tuple[Tensor, ...]:

@@ -168,7 +168,8 @@ def _refuse_training(node: fx.Node) -> None:
 
 
 def _identity(tensor: Tensor) -> tuple[object, ...]:
-    storage = tensor.untyped_storage().data_ptr()
+    # Not its address, which tensors without values do not have.
+    storage = tensor.untyped_storage()._cdata
     return storage, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,8 +20,9 @@ from .find import find_layers
 from .layer import Layer
 from .replay import Replay
 from .schedule import LayerHook, Schedule, ValueHook
+from .tensors import StreamedTensors, outlines, overlaid
 
-__all__ = ["InputShape", "Network"]
+__all__ = ["InputShape", "Network", "bits_of"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,11 @@ class InputShape:
 
     shape: tuple[int, ...]
     dtype: torch.dtype
+
+    @property
+    def elements(self) -> int:
+        """Numbers of one sample."""
+        return math.prod(self.shape)
 
 
 class Network:
@@ -40,8 +47,9 @@ class Network:
     ----------
     graph : torch.fx.Graph
         Functional operators only; `get_attr` nodes name entries of `tensors`.
-    tensors : dict
-        Every parameter and buffer that the graph reads, by qualified name.
+    tensors : mapping of str to Tensor
+        Every parameter and buffer that the graph reads, by qualified name; `StreamedTensors` are read as they
+        are asked for.
     inputs : tuple of InputShape
     layers : tuple of Layer
         In execution order of first use.
@@ -49,20 +57,30 @@ class Network:
         Matrices and filters that stay float, each with the reason.
     excluded : tuple of str
         Names of layers that `without` took out of `layers`.
+    float_bits : int
+        What the float network weighs: all `tensors`, or what the checkpoint that they were read from states,
+        where that has them in fewer bits than the program computes with.
     """
 
     def __init__(
-        self, graph: fx.Graph, tensors: Mapping[str, Tensor], inputs: tuple[InputShape, ...]
+        self,
+        graph: fx.Graph,
+        tensors: Mapping[str, Tensor],
+        inputs: tuple[InputShape, ...],
+        float_bits: int | None = None,
     ) -> None:
-        found = find_layers(graph, tensors)
+        found = find_layers(graph, outlines(tensors))
         self.graph = graph
-        self.tensors: dict[str, Tensor] = dict(tensors)
+        self.tensors: Mapping[str, Tensor] = (
+            tensors if isinstance(tensors, StreamedTensors) else dict(tensors)
+        )
         self.inputs = inputs
         self.layers: tuple[Layer, ...] = found.layers
         self.skipped: dict[str, str] = found.skipped
         self.excluded: tuple[str, ...] = ()
         self.schedule = Schedule(graph, found.calls)
         self._calls = found.calls
+        self.float_bits: int = bits_of(self.outlines.values()) if float_bits is None else float_bits
 
     def reads(self, layer: Layer) -> tuple[str, ...]:
         """Names of the values that enter a layer, one for each of its uses, in execution order."""
@@ -77,14 +95,21 @@ class Network:
         return None if layer.bias is None else self.tensors[layer.bias]
 
     @property
-    def float_bits(self) -> int:
-        """Size of all `tensors` in bits: what the float network weighs."""
-        return sum(8 * tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
-
-    @property
     def device(self) -> torch.device:
         """Where the tensors are."""
+        if isinstance(self.tensors, StreamedTensors):
+            return self.tensors.device
         return next(iter(self.tensors.values())).device
+
+    @property
+    def outlines(self) -> Mapping[str, Tensor]:
+        """Tensors of the shapes and types of `tensors`; none is read for it."""
+        return outlines(self.tensors)
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether tensors are read as they are asked for, because all together may not fit into memory."""
+        return isinstance(self.tensors, StreamedTensors)
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
@@ -200,13 +225,17 @@ class Network:
         for node in graph.nodes:
             node.args = _on_device(node.args, target)
             node.kwargs = _on_device(node.kwargs, target)
-        tensors = {name: tensor.to(target) for name, tensor in self.tensors.items()}
-        moved = Network(graph, tensors, self.inputs)
+        tensors: Mapping[str, Tensor]
+        if isinstance(self.tensors, StreamedTensors):
+            tensors = self.tensors.to(target)
+        else:
+            tensors = {name: tensor.to(target) for name, tensor in self.tensors.items()}
+        moved = Network(graph, tensors, self.inputs, self.float_bits)
         for layer in [layer for layer in moved.layers if layer.name in self.excluded]:
             moved = moved.without([layer.name], self.skipped[layer.weight])
         return moved
 
-    def overlay(self, tensors: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    def overlay(self, tensors: Mapping[str, Tensor] | None) -> Mapping[str, Tensor]:
         """All tensors, those given in place of those stored, and quantizers of values.
 
         Raises
@@ -227,7 +256,7 @@ class Network:
             if name not in self.tensors and not is_activation_key(name):
                 near = difflib.get_close_matches(name, self.tensors, n=3) or list(self.tensors)[:3]
                 raise InputError(f"the network has no tensor '{name}'; the nearest are {', '.join(near)}")
-        return {**self.tensors, **tensors}
+        return overlaid(self.tensors, tensors)
 
     def has_value(self, name: str) -> bool:
         """Whether the program has an input or result of this name."""
@@ -238,6 +267,11 @@ class Network:
         if len(given) != len(self.schedule.inputs):
             raise InputError(f"the network takes {len(self.schedule.inputs)} inputs; {len(given)} were given")
         return given
+
+
+def bits_of(tensors: Iterable[Tensor]) -> int:
+    """Size of tensors in bits, as they are in memory."""
+    return sum(8 * tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _on_device(argument: Any, device: torch.device) -> Any:

@@ -19,6 +19,7 @@ from ..documents import read_document, replace_file
 from ..errors import InputError
 from .network import InputShape, Network
 from .operators import check_arguments, operator_name, operator_named
+from .tensors import StreamedTensors, picked
 
 __all__ = ["load_program", "save_program"]
 
@@ -127,7 +128,11 @@ def _build(stored: StoredProgram, tensors: Mapping[str, Tensor]) -> Network:
     known: dict[str, fx.Node] = {}
     for given in stored.inputs:
         known[given.name] = graph.placeholder(given.name)
-    device = next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
+    device = torch.device("cpu")
+    if isinstance(tensors, StreamedTensors):
+        device = tensors.device
+    elif tensors:
+        device = next(iter(tensors.values())).device
     reads: dict[str, fx.Node] = {}
 
     def load(argument: StoredArgument) -> Any:
@@ -166,7 +171,7 @@ def _build(stored: StoredProgram, tensors: Mapping[str, Tensor]) -> Network:
         raise InputError(f"its output '{stored.output}' is never computed")
     graph.output(known[stored.output])
     inputs = tuple(InputShape(tuple(given.shape), _constant("dtype", given.dtype)) for given in stored.inputs)
-    return Network(graph, {name: tensor for name, tensor in tensors.items() if name in reads}, inputs)
+    return Network(graph, picked(tensors, [name for name in tensors if name in reads]), inputs)
 
 
 def _store(argument: Any) -> StoredArgument:

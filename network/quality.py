@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..errors import InputError
 from .data import Data
 from .network import Network
+from .outputs import outputs
 
 __all__ = [
     "Quality",
     "SampleQuality",
-    "batches",
-    "float_logits",
     "kl_divergence",
+    "mean_over_positions",
     "measure_quality",
     "measure_samples",
 ]
 
-BATCH = 64
+PIECE = 2**22
+"""Numbers of which doubles are made at once."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class Quality:
     samples : int
     accuracy, float_accuracy : float or None
         Share of right top-1 answers, where the data has labels.
+    perplexity, float_perplexity : float or None
+        ``exp`` of the mean cross-entropy of all tokens, where the data has a label per token.
     """
 
     loss: float
@@ -45,6 +47,8 @@ class Quality:
     samples: int
     accuracy: float | None = None
     float_accuracy: float | None = None
+    perplexity: float | None = None
+    float_perplexity: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +80,15 @@ class SampleQuality:
             samples=count,
             accuracy=_share(self.right),
             float_accuracy=_share(self.float_right),
+            perplexity=self._perplexity(self.cross_entropy),
+            float_perplexity=self._perplexity(self.float_cross_entropy),
         )
+
+    def _perplexity(self, cross_entropy: Tensor | None) -> float | None:
+        if self.right is None or self.right.ndim < 2 or cross_entropy is None:
+            return None
+        # A double holds no more.
+        return float(cross_entropy.mean().clamp_max(700).exp())
 
 
 def kl_divergence(reference: Tensor, logits: Tensor) -> Tensor:
@@ -90,32 +102,13 @@ def kl_divergence(reference: Tensor, logits: Tensor) -> Tensor:
     -------
     Tensor, shape (samples,), float64
     """
-    p = reference.double().log_softmax(-1)
-    q = logits.double().log_softmax(-1)
-    return (p.exp() * (p - q)).sum(-1).flatten(1).mean(1) if p.ndim > 2 else (p.exp() * (p - q)).sum(-1)
 
+    def divergence(reference: Tensor, logits: Tensor) -> Tensor:
+        p = reference.double().log_softmax(-1)
+        q = logits.double().log_softmax(-1)
+        return (p.exp() * (p - q)).sum(-1)
 
-def batches(count: int, size: int = BATCH) -> Iterator[slice]:
-    """Slices that cut `count` samples into pieces of `size`."""
-    for start in range(0, count, size):
-        yield slice(start, min(start + size, count))
-
-
-def float_logits(network: Network, data: Data, batch: int = BATCH) -> Tensor:
-    """Output of the float network for every sample, on the CPU.
-
-    Raises
-    ------
-    InputError
-        The network's own output is NaN or infinite.
-    """
-    logits = torch.cat(list(_outputs(network, data, None, batch)))
-    if not bool(torch.isfinite(logits).all()):
-        raise InputError(
-            f"the float network's output on data '{data.name}' is NaN or infinite; check its weights and "
-            "that the inputs are scaled as in training"
-        )
-    return logits
+    return mean_over_positions(divergence, reference, logits)
 
 
 def measure_quality(
@@ -124,11 +117,10 @@ def measure_quality(
     tensors: Mapping[str, Tensor],
     reference: Tensor,
     *,
-    batch: int = BATCH,
     on_batch: Callable[[int], None] | None = None,
 ) -> Quality:
     """Quality of the network with some tensors replaced: the means of `measure_samples`."""
-    return measure_samples(network, data, tensors, reference, batch=batch, on_batch=on_batch).quality()
+    return measure_samples(network, data, tensors, reference, on_batch=on_batch).quality()
 
 
 def measure_samples(
@@ -137,7 +129,6 @@ def measure_samples(
     tensors: Mapping[str, Tensor],
     reference: Tensor,
     *,
-    batch: int = BATCH,
     on_batch: Callable[[int], None] | None = None,
 ) -> SampleQuality:
     """Quality of the network with some tensors replaced, for every sample.
@@ -153,7 +144,7 @@ def measure_samples(
     """
     parts: list[SampleQuality] = []
     done = 0
-    for logits in _outputs(network, data, tensors, batch):
+    for logits in outputs(network, data.inputs, tensors):
         here = slice(done, done + len(logits))
         labels = data.labels[here] if data.labels is not None else None
         parts.append(_compare(reference[here], logits, labels))
@@ -177,6 +168,9 @@ def _compare(reference: Tensor, logits: Tensor, labels: Tensor | None) -> Sample
     loss = kl_divergence(reference, logits)
     if labels is None:
         return SampleQuality(loss)
+    if labels.ndim > 1:
+        # The last token may have no label.
+        reference, logits = reference[:, : labels.shape[1]], logits[:, : labels.shape[1]]
     return SampleQuality(
         loss,
         logits.argmax(-1) == labels,
@@ -187,17 +181,28 @@ def _compare(reference: Tensor, logits: Tensor, labels: Tensor | None) -> Sample
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    picked = -logits.double().log_softmax(-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-    return picked.flatten(1).mean(1) if picked.ndim > 1 else picked
+    def entropy(logits: Tensor, labels: Tensor) -> Tensor:
+        return -logits.double().log_softmax(-1).gather(-1, labels)[..., 0]
+
+    return mean_over_positions(entropy, logits, labels.unsqueeze(-1))
+
+
+def mean_over_positions(of_rows: Callable[..., Tensor], *values: Tensor) -> Tensor:
+    """The mean over positions, shape (samples,), of a function of rows.
+
+    Parameters
+    ----------
+    of_rows : callable
+        From rows (positions, classes) of each of the values to one number per position; called on pieces, so
+        that what it makes of doubles is bounded.
+    values : Tensor, shape (samples, ..., classes)
+    """
+    shape = values[0].shape
+    size = max(1, PIECE // shape[-1])
+    pieces = zip(*(torch.split(value.flatten(0, -2), size) for value in values), strict=True)
+    rows = torch.cat([of_rows(*piece) for piece in pieces])
+    return rows.view(shape[:-1]).flatten(1).mean(1) if len(shape) > 2 else rows
 
 
 def _share(right: Tensor | None) -> float | None:
     return int(right.sum()) / right.numel() if right is not None and right.numel() else None
-
-
-def _outputs(
-    network: Network, data: Data, tensors: Mapping[str, Tensor] | None, batch: int
-) -> Iterator[Tensor]:
-    with torch.inference_mode():
-        for part in batches(len(data.inputs), batch):
-            yield network.run(data.inputs[part].to(network.device), tensors=tensors).cpu()

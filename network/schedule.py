@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from .activation import activation_entries, quantized
 from .layer import LayerCall
 
-__all__ = ["LayerHook", "Schedule", "Step", "ValueHook", "Values", "tensors_in"]
+__all__ = ["LayerHook", "Schedule", "Step", "ValueHook", "Values", "tensors_in", "values_read"]
 
 Values: TypeAlias = dict[str, Any]
 LayerHook: TypeAlias = Callable[[LayerCall, Tensor, Tensor], Tensor]
@@ -74,8 +74,8 @@ class Schedule:
     steps : list of Step
     position : dict
         Index of each node's step.
-    first_read : dict
-        Index of the first step that reads each stored tensor.
+    first_read, last_read : dict
+        Index of the first and of the last step that reads each stored tensor.
     """
 
     def __init__(self, graph: fx.Graph, calls: Mapping[str, tuple[LayerCall, str]]) -> None:
@@ -108,10 +108,12 @@ class Schedule:
             )
         self.position = {step.name: index for index, step in enumerate(self.steps)}
         self.first_read: dict[str, int] = {}
+        self.last_read: dict[str, int] = {}
         for node in operations:
             for source in node.all_input_nodes:
                 if source.op == "get_attr":
                     self.first_read.setdefault(str(source.target), self.position[node.name])
+                    self.last_read[str(source.target)] = self.position[node.name]
 
     def start(self, inputs: Sequence[Tensor]) -> Values:
         """The values before the first step."""
@@ -171,6 +173,19 @@ def _fill(argument: Any, values: Values, tensors: Mapping[str, Tensor]) -> Any:
     if isinstance(argument, (list, tuple)):
         return [_fill(part, values, tensors) for part in argument]
     return argument
+
+
+def values_read(step: Step) -> tuple[str, ...]:
+    """Names of the values that a step takes, each as often as it takes it."""
+    found: list[str] = []
+    waiting: list[Any] = [*step.args, *step.kwargs.values()]
+    while waiting:
+        argument = waiting.pop()
+        if isinstance(argument, _Value):
+            found.append(argument.name)
+        elif isinstance(argument, (list, tuple)):
+            waiting.extend(argument)
+    return tuple(found)
 
 
 def tensors_in(value: Any) -> list[Tensor]:

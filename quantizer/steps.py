@@ -24,9 +24,10 @@ __all__ = [
     "unit_rows",
 ]
 
-# Coarse-to-fine search. The error of a long row is smooth in the step; that of a short one is jagged, and
-# cheap to try more often.
+# Coarse-to-fine search. The error of a long row is smooth in the step, so that few candidates do; that of a
+# short one is jagged, and cheap to try more often.
 CANDIDATES = 20
+LONG_WEIGHTS, FEW_CANDIDATES = 1024, 10
 SMOOTH_WEIGHTS = 256
 MOST_REPEATS = 16
 REFITS = 2
@@ -86,10 +87,11 @@ def search_steps(rows: Tensor, grid: Grid, method: StepSearch = StepSearch.MSE, 
     first = torch.minimum(rms * (2.0 / (grid.qmin + grid.qmax + 1) ** 0.87), cover)
     first = torch.where(zero, 1.0, first.clamp_min(torch.finfo(rows.dtype).tiny))
     last = cover * 1.05
-    count = CANDIDATES * min(MOST_REPEATS, 1 + SMOOTH_WEIGHTS // rows.shape[1])
+    once = FEW_CANDIDATES if rows.shape[1] > LONG_WEIGHTS else CANDIDATES
+    count = once * min(MOST_REPEATS, 1 + SMOOTH_WEIGHTS // rows.shape[1])
     best = _best_of(rows, grid, first, last, count, exponent)
     neighbour = (last / first) ** (1.0 / (count - 1))
-    best = _best_of(rows, grid, best / neighbour, best * neighbour, CANDIDATES, exponent)
+    best = _best_of(rows, grid, best / neighbour, best * neighbour, once, exponent)
     if exponent == 2.0:
         best = _refit(rows, grid, best)
     else:

@@ -8,7 +8,15 @@ from .contest import Compared, contest
 from .corrections import Corrected, Correction, correct
 from .drop import can_measure
 from .edited import accept_edits
-from .finalize import Finalized, StoredLayer, StoredPart, finalize_nearest, layer_shapes, value_tensors
+from .finalize import (
+    Finalized,
+    LayersOnDemand,
+    StoredLayer,
+    StoredPart,
+    finalize_nearest,
+    layer_shapes,
+    value_tensors,
+)
 from .gptq import Gptq, gptq_layer
 from .gram import InputGram
 from .judge import Candidate, Judged, judge, measure_finalized
@@ -43,6 +51,7 @@ __all__ = [
     "InputGram",
     "Judged",
     "Lapq",
+    "LayersOnDemand",
     "LearnedRounding",
     "Learning",
     "LearningChoices",

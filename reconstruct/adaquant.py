@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from ..allocator import Plan
-from ..network import Data, Layer, Network, rows
-from .activations import ActivationStore
+from ..network import ActivationStore, Data, Layer, Network, rows
 from .finalize import Finalized, StoredLayer, finalize_nearest, value_tensors
 from .gptq import Gptq, gptq_layer
 from .gram import InputGram
@@ -128,9 +127,17 @@ class AdaQuant:
     def _learn(
         self, streams: Streams, layer: Layer, nearest: StoredLayer
     ) -> tuple[StoredLayer, Tensor | None]:
-        """Codes, steps and the bias of one layer; no bias where it stays the float network's."""
+        """Codes, steps and the bias of one layer; no bias where it stays the float network's.
+
+        A layer that looks rows up stays as it starts: the error of its products is not all that counts.
+        """
         weight, bias = rows(layer, streams.network.weight(layer)), streams.network.bias(layer)
         learned_from, judged_on = learned_and_judged(len(streams.data.inputs), self.held_out)
+        if layer.lookups:
+            if self.start is None or not layer.products:
+                return nearest, None
+            seen = input_gram(streams, layer, learned_from, cross=self.sequential, positions=self.positions)
+            return gptq_layer(weight, seen, nearest, self.start.of(layer)), None
         inputs, others = (
             input_gram(
                 streams,

@@ -38,7 +38,7 @@ def correct_biases(network: Network, data: Data, finalized: Finalized) -> Finali
     totals: dict[str, tuple[LayerCall, Tensor]] = {}
 
     def add(call: LayerCall, entering: Tensor, leaving: Tensor) -> Tensor:
-        if call.layer.bias is not None:
+        if call.layer.bias is not None and not call.is_lookup:
             total = entering.sum(0, keepdim=True)
             before = totals.get(call.node)
             totals[call.node] = (call, total if before is None else before[1] + total)
@@ -53,7 +53,7 @@ def correct_biases(network: Network, data: Data, finalized: Finalized) -> Finali
             if bias is None or layer.bias is None:
                 continue
             delta = changed[layer.weight] - network.weight(layer)
-            shifts = [_mean_output(*totals[node], delta, len(data.inputs)) for node in layer.nodes]
+            shifts = [_mean_output(*totals[node], delta, len(data.inputs)) for node in layer.products]
             biases[layer.bias] = bias - torch.stack(shifts).mean(0)
     return replace(finalized, biases=biases)
 
@@ -61,7 +61,7 @@ def correct_biases(network: Network, data: Data, finalized: Finalized) -> Finali
 def _mean_output(call: LayerCall, total: Tensor, delta: Tensor, samples: int) -> Tensor:
     """Mean over samples and positions of the layer's output with weight `delta`, shape (channels,)."""
     mean = total / samples
-    if call.layer.kind == "linear":
+    if call.layer.kind != "conv":
         features = mean.flatten(0, -2).mean(0)
         return features @ (delta if call.layer.transposed else delta.T)
     padded = torch.nn.functional.pad(mean, [side for pair in reversed(call.padding) for side in pair])

@@ -115,7 +115,7 @@ def _output_scales(network: Network, data: Data) -> dict[str, float]:
     scales: dict[str, float] = {}
 
     def watch(call: LayerCall, entering: Tensor, leaving: Tensor) -> Tensor:
-        if call.layer.bias is not None:
+        if call.layer.bias is not None and not call.is_lookup:
             scales[call.layer.bias] = float(leaving.std(correction=0)) or 1.0
         return leaving
 

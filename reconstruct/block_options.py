@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from ..allocator import LayerCut, fitting_cut
-from ..network import Data, Layer, Network, rows
+from ..network import ActivationStore, Data, Layer, Network, rows
 from ..quantizer import Option, Quantizer
-from .activations import ActivationStore
 from .finalize import StoredLayer, StoredPart, layer_shapes
 from .rounding import LearnedRounding
 from .streams import Streams, walkable_blocks

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import overload
 
 import torch
 from torch import Tensor
 
 from ..allocator import LayerCut, LayerPlan, Plan, check_layers
 from ..errors import InputError
-from ..network import Layer, Network, activation_key, from_rows, rows
+from ..network import Layer, Network, StreamedTensors, activation_key, from_rows, rows
 from ..quantizer import Option, QuantizedRows, Quantizer, StepUnit, parse_option
 from .values import plan_values
 
-__all__ = ["Finalized", "StoredLayer", "StoredPart", "finalize_nearest", "layer_shapes", "value_tensors"]
+__all__ = [
+    "Finalized",
+    "LayersOnDemand",
+    "NearestLayers",
+    "StoredLayer",
+    "StoredPart",
+    "finalize_nearest",
+    "layer_shapes",
+    "value_tensors",
+]
+
+DEQUANTIZED_BYTES = 2**28
+"""Of dequantized weights that are kept where they are made as they are asked for."""
 
 
 @dataclass(frozen=True)
@@ -59,33 +72,80 @@ class StoredLayer:
         return stored if self.cut is None else self.cut.from_rows(stored)
 
 
+@dataclass(frozen=True, eq=False)
+class LayersOnDemand(Sequence[StoredLayer]):
+    """Layers that are read or made when they are asked for, and not kept.
+
+    Attributes
+    ----------
+    names : sequence of str
+    read : callable
+        From a position to the layer.
+    """
+
+    names: Sequence[str]
+    read: Callable[[int], StoredLayer]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, index: int) -> StoredLayer: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[StoredLayer]: ...
+
+    def __getitem__(self, index: int | slice) -> StoredLayer | Sequence[StoredLayer]:
+        places = range(len(self.names))[index]
+        if isinstance(places, range):
+            return LayersOnDemand([self.names[at] for at in places], lambda at: self.read(places[at]))
+        return self.read(places)
+
+
 @dataclass(frozen=True)
 class Finalized:
     """A plan carried out.
 
     Attributes
     ----------
-    layers : tuple of StoredLayer
-        In network order.
+    layers : sequence of StoredLayer
+        In network order; a tuple, or read one by one as they are asked for.
     biases : dict of str to Tensor
         Replaced biases by tensor name; empty without a correction.
     values : dict of str to Tensor
         What quantizes values of the network, by their name; empty where all stay float.
     """
 
-    layers: tuple[StoredLayer, ...]
+    layers: Sequence[StoredLayer]
     biases: dict[str, Tensor] = field(default_factory=dict)
     values: dict[str, Tensor] = field(default_factory=dict)
 
-    def tensors(self, network: Network) -> dict[str, Tensor]:
-        """What replaces the network's tensors: dequantized weights, corrected biases, and low-bit values."""
-        stored = {layer.name: layer for layer in self.layers}
-        replaced = {
-            layer.weight: from_rows(layer, stored[layer.name].dequantize()).to(network.weight(layer))
-            for layer in network.layers
-        }
-        replaced |= {name: bias.to(network.device) for name, bias in self.biases.items()}
-        return replaced | value_tensors(self.values)
+    def tensors(self, network: Network) -> Mapping[str, Tensor]:
+        """What replaces the network's tensors: dequantized weights, corrected biases, and low-bit values.
+
+        Of a network whose tensors are streamed, each weight is dequantized when it is asked for.
+        """
+        names = (
+            self.layers.names
+            if isinstance(self.layers, LayersOnDemand)
+            else [layer.name for layer in self.layers]
+        )
+        place = {name: index for index, name in enumerate(names)}
+        by_weight = {layer.weight: layer for layer in network.layers}
+        others = {name: bias.to(network.device) for name, bias in self.biases.items()}
+        others |= value_tensors(self.values)
+
+        def dequantized(name: str) -> Tensor:
+            if name in others:
+                return others[name]
+            layer = by_weight[name]
+            weight = from_rows(layer, self.layers[place[layer.name]].dequantize())
+            return weight.to(network.device, network.outlines[name].dtype)
+
+        if not network.is_streamed:
+            return {name: dequantized(name) for name in by_weight} | others
+        known = {name: network.outlines[name] for name in by_weight} | others
+        return StreamedTensors(known, dequantized, network.device, DEQUANTIZED_BYTES)
 
 
 def value_tensors(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -121,27 +181,53 @@ def finalize_nearest(
     InputError
         The plan misses or invents a layer, or gives a layer an option that does not fit it.
     """
-    check_layers(plan, layer_shapes(network))
-    quantizer = Quantizer.from_settings(plan.quantizer)
-    planned = {layer.name: layer for layer in plan.layers}
+    nearest = NearestLayers(network, plan)
     stored = []
     for index, layer in enumerate(network.layers):
-        stored.append(_store(network, layer, planned[layer.name], quantizer))
+        stored.append(nearest.of(layer))
         if on_layer is not None:
             on_layer(index + 1, len(network.layers))
     return Finalized(tuple(stored), values=plan_values(plan))
 
 
-def _store(network: Network, layer: Layer, planned: LayerPlan, quantizer: Quantizer) -> StoredLayer:
-    chosen, cut = planned.strip_options(), planned.layer_cut()
-    weight = cut.to_rows(rows(layer, network.weight(layer)))
-    parts = []
-    for text in dict.fromkeys(chosen):
-        option = _fitting(planned, text)
-        strips = [index for index, other in enumerate(chosen) if other == text]
-        index = torch.tensor(cut.strip_rows(strips), device=weight.device)
-        parts.append(StoredPart(index, quantizer.quantize(weight[index], option)))
-    return StoredLayer(layer.name, tuple(parts), cut)
+class NearestLayers:
+    """The layers of a plan rounded to nearest, one by one as they are asked for.
+
+    Raises
+    ------
+    InputError
+        As `finalize_nearest`.
+    """
+
+    def __init__(self, network: Network, plan: Plan) -> None:
+        check_layers(plan, layer_shapes(network))
+        self._network = network
+        self._quantizer = Quantizer.from_settings(plan.quantizer)
+        self._planned = {layer.name: layer for layer in plan.layers}
+
+    def of(self, layer: Layer) -> StoredLayer:
+        """Codes and steps of a layer."""
+        frame = self.frame(layer)
+        assert frame.cut is not None
+        weight = frame.cut.to_rows(rows(layer, self._network.weight(layer)))
+        parts = tuple(
+            StoredPart(part.index, self._quantizer.quantize(weight[part.index], part.rows.option))
+            for part in frame.parts
+        )
+        return StoredLayer(layer.name, parts, frame.cut)
+
+    def frame(self, layer: Layer) -> StoredLayer:
+        """A layer as its plan cuts it into parts, with no codes and no steps yet."""
+        planned = self._planned[layer.name]
+        chosen, cut, device = planned.strip_options(), planned.layer_cut(), self._network.device
+        parts = []
+        for text in dict.fromkeys(chosen):
+            option = _fitting(planned, text)
+            strips = [index for index, other in enumerate(chosen) if other == text]
+            index = torch.tensor(cut.strip_rows(strips), device=device)
+            none = torch.empty(0, device=device)
+            parts.append(StoredPart(index, QuantizedRows(option, none.to(torch.int8), none)))
+        return StoredLayer(layer.name, tuple(parts), cut)
 
 
 def _fitting(layer: LayerPlan, text: str) -> Option:

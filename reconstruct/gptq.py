@@ -10,20 +10,22 @@ from torch import Tensor
 
 from ..allocator import Plan
 from ..errors import InputError
-from ..network import Data, Layer, Network, rows
-from .activations import ActivationStore
-from .finalize import Finalized, StoredLayer, finalize_nearest, value_tensors
+from ..network import ActivationStore, Data, Layer, Network, rows
+from .finalize import Finalized, NearestLayers, StoredLayer, value_tensors
 from .gram import InputGram
 from .grids import LayerGrid
 from .layer_inputs import check_positions, input_gram
 from .method import Progress
 from .streams import Streams, walkable_blocks
 from .unit_store import UnitStore
+from .values import plan_values
 
 __all__ = ["Gptq", "gptq_layer", "gptq_next"]
 
 LAZY_COLUMNS = 64
 MOST_DAMPING = 1e3
+# Of a tied embedding: the error of a looked up row counts in every direction, as much as a mean input does.
+TIED_DAMPING = 1.0
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,10 @@ class Gptq:
             )
         check_positions("GPTQ", self.positions)
 
+    def of(self, layer: Layer) -> Gptq:
+        """The settings for a layer: where rows are looked up as well, with a damping of 1 or more."""
+        return replace(self, damping=max(self.damping, TIED_DAMPING)) if layer.lookups else self
+
     @property
     def crossed(self) -> bool:
         """Whether both networks' inputs are read."""
@@ -104,27 +110,68 @@ class Gptq:
             The plan does not fit the network, or the network has several inputs.
         """
         kept = UnitStore.of(store, self, network, plan, data)
-        rounded = finalize_nearest(network, plan)
-        nearest = {layer.name: layer for layer in rounded.layers}
+        nearest, numbers = NearestLayers(network, plan), dict[str, int]()
         done: dict[str, StoredLayer] = {}
-        known = value_tensors(rounded.values) if self.sequential else {}
+        values = plan_values(plan)
+        known = value_tensors(values) if self.sequential else {}
         with ActivationStore(self.memory_bytes) as activations:
             streams = Streams(network, data, activations, with_float=self.crossed, replaced=known)
             for block in walkable_blocks(network, data):
                 streams.advance(block.entry)
+                inputs = _Inputs(streams, self, range(len(data.inputs)))
                 for layer in block.layers:
-                    start, number = nearest[layer.name], len(done)
-                    found = kept.load(number, [start])
+                    frame, number = nearest.frame(layer), len(numbers)
+                    found = kept.load(number, [frame])
                     if found is None:
-                        done[layer.name] = gptq_next(streams, layer, start, self, len(data.inputs))
-                        kept.save(number, [done[layer.name]])
+                        stored = nearest.of(layer)
+                        if layer.products:
+                            weight = rows(layer, network.weight(layer))
+                            stored = gptq_layer(weight, inputs.of(layer), stored, self.of(layer))
+                        kept.save(number, [stored])
                     else:
-                        (done[layer.name],) = found.layers
-                        if self.sequential:
-                            streams.replace(layer, done[layer.name])
+                        (stored,) = found.layers
+                    if self.sequential:
+                        streams.replace(layer, stored)
+                        inputs.forget(layer)
+                    numbers[layer.name] = number
+                    # Where the network does not fit into memory, nor do its codes.
+                    done[layer.name] = frame if network.is_streamed and store is not None else stored
                     if progress is not None:
                         progress(len(done), len(network.layers))
-        return replace(rounded, layers=tuple(done[layer.name] for layer in network.layers))
+        layers = {numbers[layer.name]: done[layer.name] for layer in network.layers}
+        if network.is_streamed and store is not None:
+            return Finalized(kept.on_demand(layers), values=values)
+        return Finalized(tuple(layers.values()), values=values)
+
+
+class _Inputs:
+    """Gram matrices of the layers of a block; layers that read one value share theirs."""
+
+    def __init__(self, streams: Streams, settings: Gptq, samples: range) -> None:
+        self._streams, self._settings, self._samples = streams, settings, samples
+        self._last: tuple[tuple[str, ...], InputGram] | None = None
+
+    def of(self, layer: Layer) -> InputGram:
+        """Of what enters a layer."""
+        sources = self._streams.network.reads(layer)
+        if layer.kind == "linear" and self._last is not None and self._last[0] == sources:
+            return self._last[1]
+        gram = input_gram(
+            self._streams,
+            layer,
+            self._samples,
+            cross=self._settings.crossed,
+            positions=self._settings.positions,
+        )
+        self._last = (sources, gram)
+        return gram
+
+    def forget(self, layer: Layer) -> None:
+        """Let the matrices go that depend on a layer which has been replaced."""
+        if self._last is not None and any(
+            layer.weight in self._streams.region(source).network.outlines for source in self._last[0]
+        ):
+            self._last = None
 
 
 def gptq_next(
@@ -132,12 +179,18 @@ def gptq_next(
 ) -> StoredLayer:
     """Codes of one layer in the block at the cut of the streams; the layer joins the quantized network.
 
-    Only the first `samples` are looked at.
+    Only the first `samples` are looked at. What only looks rows up keeps the codes of `start`, the nearest:
+    there, one error cannot make up for another. An embedding that is tied to the last layer takes its codes
+    from the inputs of that, damped more; see `Gptq.of`.
 
     With `sequential` unset the streams stay those of the float network.
     """
-    gram = input_gram(streams, layer, range(samples), cross=settings.crossed, positions=settings.positions)
-    stored = gptq_layer(rows(layer, streams.network.weight(layer)), gram, start, settings)
+    stored = start
+    if layer.products:
+        gram = input_gram(
+            streams, layer, range(samples), cross=settings.crossed, positions=settings.positions
+        )
+        stored = gptq_layer(rows(layer, streams.network.weight(layer)), gram, start, settings.of(layer))
     if settings.sequential:
         streams.replace(layer, stored)
     return stored
@@ -161,41 +214,44 @@ def gptq_layer(weight: Tensor, inputs: InputGram, start: StoredLayer, settings: 
         on the inputs of the quantized network.
     """
     groups, fan_in = len(inputs.gram), weight.shape[1]
-    gram, inverse = _damped(inputs.gram, settings.damping)
-    target = weight.double().view(groups, -1, fan_in)
-    if inputs.cross is not None:
-        # W + W (X_f - X) X' H^-1 leaves weights alone that the data says nothing about.
-        target = target + target @ (inputs.cross - inputs.gram) @ inverse
     grid = LayerGrid(start)
     codes = grid.start()
     order = torch.arange(fan_in, device=weight.device).expand(groups, -1)
     if settings.order:
-        order = gram.diagonal(dim1=1, dim2=2).argsort(dim=1, descending=True, stable=True)
-    factor = _factor(inverse, order)
-    _round_columns(grid, codes, _columns(target, order).float(), factor.float(), order)
+        order = inputs.gram.diagonal(dim1=1, dim2=2).argsort(dim=1, descending=True, stable=True)
+    gram, lower = _factored(inputs.gram, settings.damping, order)
+    # Factors need doubles; products with them, which cost most in wide layers, do not.
+    gram, lower = gram.float(), lower.float()
+    target = weight.float().view(groups, -1, fan_in)
+    if inputs.cross is not None:
+        # W + W (X_f - X) X' H^-1 leaves weights alone that the data says nothing about.
+        moved = _columns(target @ (inputs.cross - inputs.gram).float(), order).flip(2)
+        moved = torch.cholesky_solve(moved.mT, lower).mT.flip(2)
+        places = order[:, None, :].expand(-1, target.shape[1], -1)
+        target = target.scatter_add(2, places, moved)
+    eye = torch.eye(fan_in, device=weight.device).expand_as(lower)
+    factor = torch.linalg.solve_triangular(lower, eye, upper=False).flip(1, 2)
+    _round_columns(grid, codes, _columns(target, order), factor, order)
     better = _row_error(grid.stored(codes), target, gram) < _row_error(start, target, gram)
     return grid.choose(grid.start(), codes, better[:, None].expand_as(weight))
 
 
-def _damped(gram: Tensor, damping: float) -> tuple[Tensor, Tensor]:
-    """The Gram matrices with enough on their diagonals to have an inverse, and the inverse."""
+def _factored(gram: Tensor, damping: float, order: Tensor) -> tuple[Tensor, Tensor]:
+    """The Gram matrices with enough on their diagonals to have an inverse, and a Cholesky factor.
+
+    L is lower, of the matrix with its columns in this order and then in reverse: the upper factor U of
+    its inverse, ``H^-1 = U' U`` in this order, is L^-1 with rows and columns in reverse.
+    """
     mean = gram.diagonal(dim1=1, dim2=2).mean(1)
     mean = mean.where(mean > 0, 1.0)
     eye = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
+    backward, groups = order.flip(1), torch.arange(len(gram), device=gram.device)[:, None, None]
     while True:
         damped = gram + (damping * mean)[:, None, None] * eye
-        lower, failed = torch.linalg.cholesky_ex(damped)
+        lower, failed = torch.linalg.cholesky_ex(damped[groups, backward[:, :, None], backward[:, None, :]])
         if not bool(failed.any()):
-            return damped, torch.cholesky_inverse(lower)
+            return damped, lower
         damping *= 10
-
-
-def _factor(inverse: Tensor, order: Tensor) -> Tensor:
-    """Upper Cholesky factor of the inverses with their columns in this order."""
-    groups = torch.arange(len(inverse), device=inverse.device)[:, None, None]
-    permuted = inverse[groups, order[:, :, None], order[:, None, :]]
-    factor: Tensor = torch.linalg.cholesky(permuted, upper=True)
-    return factor
 
 
 def _columns(matrix: Tensor, order: Tensor) -> Tensor:
@@ -223,5 +279,5 @@ def _round_columns(
 
 def _row_error(layer: StoredLayer, target: Tensor, gram: Tensor) -> Tensor:
     """``(q - w) H (q - w)'`` of every channel, shape (channels,)."""
-    delta = layer.dequantize().double().view_as(target) - target
+    delta = layer.dequantize().view_as(target) - target
     return ((delta @ gram) * delta).sum(2).flatten()

@@ -79,7 +79,7 @@ class InputGram:
 
 def position_count(call: LayerCall, entering: Tensor) -> int:
     """Output positions of a sample: of a linear layer, its tokens."""
-    if call.layer.kind == "linear":
+    if call.layer.kind != "conv":
         return math.prod(entering.shape[1:-1])
     return math.prod(_windows(call, entering[:1]).shape[2 : 2 + len(call.stride)])
 
@@ -100,7 +100,7 @@ def unfolded(call: LayerCall, entering: Tensor, picked: Tensor | None = None) ->
         ``output[position, channel] = <rows[position], weight[channel]>`` with the rows of the channel's
         group.
     """
-    if call.layer.kind == "linear":
+    if call.layer.kind != "conv":
         tokens = entering.reshape(len(entering), -1, entering.shape[-1])
         return (tokens if picked is None else tokens[:, picked]).reshape(1, -1, entering.shape[-1])
     values = _windows(call, entering)

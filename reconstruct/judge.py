@@ -109,6 +109,9 @@ def measure_finalized(
         data=data.name,
         accuracy=quality.accuracy,
         float_accuracy=quality.float_accuracy,
+        perplexity=quality.perplexity,
+        float_perplexity=quality.float_perplexity,
+        context=None if data.inputs.is_floating_point() else data.inputs.shape[1],
         drop=measured_drop(drop, samples) if drop is not None else None,
     )
 

@@ -261,7 +261,7 @@ class _Factors:
         self._network, self._start = network, start
         self._logs = [0.0] * len(start.layers)
         self._layers = list(start.layers)
-        self._tensors = start.tensors(network)
+        self._tensors = dict(start.tensors(network))
         self._fixed = [name for name, entry in start.values.items() if len(entry) > 1]
         self._values = dict(start.values)
 

@@ -7,8 +7,7 @@ import math
 import torch
 
 from ..errors import InputError
-from ..network import Layer
-from .activations import BATCH
+from ..network import ACTIVATION_BATCH, Layer
 from .gram import InputGram, position_count
 from .streams import Streams
 
@@ -37,6 +36,8 @@ def input_gram(
 ) -> InputGram:
     """Products of the inputs of all uses of a layer in the block at the cut of the streams.
 
+    Where a layer looks rows up, nothing is multiplied: such uses add nothing.
+
     Parameters
     ----------
     samples : range
@@ -51,15 +52,15 @@ def input_gram(
     """
     schedule = streams.network.schedule
     gram = InputGram.empty(layer.groups, layer.fan_in, streams.network.device, cross=cross, with_one=with_one)
-    wanted = max(LEAST_POSITIONS, positions * layer.fan_in) / len(samples) / len(layer.nodes)
+    wanted = max(LEAST_POSITIONS, positions * layer.fan_in) / len(samples) / max(1, len(layer.products))
     generator = torch.Generator().manual_seed(0)
-    for node in layer.nodes:
+    for node in layer.products:
         step = schedule.steps[schedule.position[node]]
         assert step.call is not None
         assert step.source is not None
         region = streams.region(step.source)
-        for start in range(samples.start, samples.stop, BATCH):
-            part = slice(start, min(start + BATCH, samples.stop))
+        for start in range(samples.start, samples.stop, ACTIVATION_BATCH):
+            part = slice(start, min(start + ACTIVATION_BATCH, samples.stop))
             quantized, floating = streams.batch(region, part)
             # A convolution of one sample may come without the axis of samples.
             if step.call.stride and quantized.ndim == len(step.call.stride) + 1:

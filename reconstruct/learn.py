@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..network import Layer, batches, from_rows
-from .activations import BATCH, Activations
+from ..network import ACTIVATION_BATCH, Activations, Layer, batches, from_rows
 from .finalize import StoredLayer
 from .grids import Bracket
 from .region import Region
@@ -137,7 +136,7 @@ def output_error(
     """Mean over samples and values of the (weighted) squared difference to the target."""
     total, count = 0.0, 0
     with torch.inference_mode():
-        for part in batches(len(samples), BATCH):
+        for part in batches(len(samples), ACTIVATION_BATCH):
             index = torch.as_tensor(samples[part])
             output = region.run(data.quantized.take(index), data.inputs.take(index), tensors)
             squares = (output - data.target.take(index)).square_()

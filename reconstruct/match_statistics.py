@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..network import Data, Layer, LayerCall, Network, batches
+from ..network import ACTIVATION_BATCH, ActivationStore, Data, Layer, LayerCall, Network, batches
 from ..quantizer import StepUnit
-from .activations import BATCH, ActivationStore
 from .cells import with_steps
 from .finalize import Finalized, StoredLayer, value_tensors
 from .held_out import learned_and_judged
@@ -78,6 +77,9 @@ def matched(network: Network, data: Data, finalized: Finalized, *, scale: bool) 
                 own = network.bias(layer)
                 bias = None if layer.bias is None or own is None else biases.get(layer.bias, own)
                 _join(streams, layer, stored[layer.name], bias)
+                # Rows that are looked up are no channels of an output.
+                if layer.lookups:
+                    continue
                 now, aim = _output_moments(streams, layer)
                 if scale:
                     vary = (now.deviation > 0) & (aim.deviation > 0)
@@ -117,7 +119,7 @@ def _output_moments(streams: Streams, layer: Layer) -> tuple[_Moments, _Moments]
         step = schedule.steps[schedule.position[node]]
         assert step.call is not None
         region = streams.region(node)
-        for part in batches(len(streams.data.inputs), BATCH):
+        for part in batches(len(streams.data.inputs), ACTIVATION_BATCH):
             for index, value in enumerate(streams.batch(region, part)):
                 wide = _by_channel(step.call, value).double()
                 sums[index, 0] += wide.sum(0)

@@ -9,7 +9,8 @@ from typing import Protocol, TypeAlias
 
 from ..allocator import Plan
 from ..network import Data, Network
-from .finalize import Finalized, finalize_nearest
+from .finalize import Finalized, LayersOnDemand, NearestLayers, finalize_nearest
+from .values import plan_values
 
 __all__ = ["Method", "Nearest", "Progress"]
 
@@ -63,5 +64,12 @@ class Nearest:
         progress: Progress | None = None,
         store: Path | None = None,
     ) -> Finalized:
-        """Integer weights of the plan; see `finalize_nearest`."""
-        return finalize_nearest(network, plan, on_layer=progress)
+        """Integer weights of the plan; see `finalize_nearest`.
+
+        Those of a network whose tensors are streamed are made as they are asked for.
+        """
+        if not network.is_streamed:
+            return finalize_nearest(network, plan, on_layer=progress)
+        nearest, layers = NearestLayers(network, plan), network.layers
+        found = LayersOnDemand([layer.name for layer in layers], lambda at: nearest.of(layers[at]))
+        return Finalized(found, values=plan_values(plan))

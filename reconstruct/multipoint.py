@@ -10,9 +10,8 @@ from torch import Tensor
 
 from ..allocator import Complexity, LayerPlan, Plan, assignment_digest, parse_budget
 from ..errors import InfeasibleError, InputError
-from ..network import Data, Network, rows
+from ..network import ActivationStore, Data, Network, rows
 from ..quantizer import Option, PointFit, Quantizer, StepUnit, stored_bits
-from .activations import ActivationStore
 from .finalize import layer_shapes
 from .layer_inputs import input_gram
 from .streams import Streams, walkable_blocks
@@ -137,8 +136,10 @@ def _channel_errors(
                     continue
                 samples = range(len(data.inputs))
                 inputs = input_gram(streams, layer, samples, cross=False, positions=positions, with_one=True)
-                # The input that is always 1 counts the positions.
-                gram = inputs.gram[:, :-1, :-1] / inputs.gram[:, -1:, -1:]
+                # The input that is always 1 counts the positions. A row that is looked up has none.
+                gram = torch.eye(layer.fan_in, dtype=torch.float64, device=network.device)[None]
+                if layer.products:
+                    gram = inputs.gram[:, :-1, :-1] / inputs.gram[:, -1:, -1:]
                 weight, errors = rows(layer, network.weight(layer)), []
                 for option in options:
                     try:
@@ -186,8 +187,9 @@ class _Size:
 
     @property
     def fixed_bits(self) -> int:
-        weights = [self.network.weight(layer) for layer in self.network.layers]
-        return self.network.float_bits - sum(8 * each.numel() * each.element_size() for each in weights)
+        weights = {layer.weight for layer in self.network.layers}
+        others = [tensor for name, tensor in self.network.outlines.items() if name not in weights]
+        return sum(8 * tensor.numel() * tensor.element_size() for tensor in others)
 
     def layers(self, points: Sequence[Sequence[int]]) -> list[int]:
         """Bits of every layer."""

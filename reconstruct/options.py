@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from ..allocator import LayerCut
-from ..network import Data, Layer, Network, rows
+from ..network import ActivationStore, Data, Layer, Network, rows
 from ..quantizer import Option, Quantizer
-from .activations import ActivationStore
 from .finalize import StoredLayer, StoredPart
 from .gptq import Gptq, gptq_layer
 from .gram import InputGram
@@ -63,6 +62,8 @@ class GptqOptions:
             for column, option in enumerate(options)
         )
         together = StoredLayer(layer.name, parts, replace(cut, channels=cut.channels * count))
+        if not layer.products:
+            return together.dequantize().view(len(weight), count, -1)
         inputs = input_gram(
             self._streams(layer),
             layer,
@@ -70,11 +71,12 @@ class GptqOptions:
             cross=False,
             positions=self._settings.positions,
         )
-        return self._made(weight.repeat_interleave(count, 0), inputs, together).view(len(weight), count, -1)
+        made = self._made(weight.repeat_interleave(count, 0), inputs, together, self._settings.of(layer))
+        return made.view(len(weight), count, -1)
 
-    def _made(self, weight: Tensor, inputs: InputGram, together: StoredLayer) -> Tensor:
+    def _made(self, weight: Tensor, inputs: InputGram, together: StoredLayer, settings: Gptq) -> Tensor:
         """Weights of all rows under their options, from where rounding to nearest puts them."""
-        return gptq_layer(weight, inputs, together, self._settings).dequantize()
+        return gptq_layer(weight, inputs, together, settings).dequantize()
 
     def _streams(self, layer: Layer) -> Streams:
         """The float network's values at the entry of the layer's block."""
@@ -116,6 +118,6 @@ class AdaQuantOptions(GptqOptions):
         super().__init__(network, data, quantizer, settings)
         self._learning = learning or StraightThrough()
 
-    def _made(self, weight: Tensor, inputs: InputGram, together: StoredLayer) -> Tensor:
-        start = gptq_layer(weight, inputs, together, self._settings)
+    def _made(self, weight: Tensor, inputs: InputGram, together: StoredLayer, settings: Gptq) -> Tensor:
+        start = gptq_layer(weight, inputs, together, settings)
         return learn_layer(start, OutputError.of(inputs, weight), self._learning).dequantize()

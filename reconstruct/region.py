@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from ..network import Network, activation_entries, is_activation_key
+from ..network import Network, activation_entries, is_activation_key, picked
 
 __all__ = ["Region", "region_between"]
 
@@ -46,12 +46,13 @@ class Region:
             so is what quantizes values that it does not compute. Low bits of the value at the entry are
             given already, and giving them again changes nothing; it may be the network's own input.
         """
-        replaced = {name: tensor for name, tensor in (tensors or {}).items() if self.reads(name)}
+        given = tensors or {}
+        replaced = {name: given[name] for name in given if self.reads(name)}
         return self.network.run((values, inputs) if self.reads_inputs else values, tensors=replaced)
 
     def reads(self, name: str) -> bool:
         """Whether a changed network's tensor of this name changes what the region computes."""
-        if name in self.network.tensors:
+        if name in self.network.outlines:
             return True
         if not is_activation_key(name):
             return False
@@ -96,7 +97,7 @@ def region_between(network: Network, entry: str, exit_: str) -> Region:
             copied[node] = graph.node_copy(node, copied.__getitem__)
     graph.output(copied[nodes[exit_]])
     read = {str(node.target) for node in graph.find_nodes(op="get_attr")}
-    tensors = {name: tensor for name, tensor in network.tensors.items() if name in read}
+    tensors = picked(network.tensors, [name for name in network.tensors if name in read])
     return Region(
         Network(graph, tensors, ()), reads_inputs=bool(own), reads_entry=bool(copied[nodes[entry]].users)
     )

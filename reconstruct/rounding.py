@@ -11,8 +11,16 @@ from torch import Tensor
 
 from ..allocator import Plan
 from ..errors import InputError
-from ..network import Block, Data, Layer, Network, activation_entries, activation_key, rows
-from .activations import ActivationStore
+from ..network import (
+    ActivationStore,
+    Block,
+    Data,
+    Layer,
+    Network,
+    activation_entries,
+    activation_key,
+    rows,
+)
 from .finalize import Finalized, StoredLayer, finalize_nearest, value_tensors
 from .gptq import Gptq, gptq_next
 from .grids import LayerGrid
@@ -184,10 +192,12 @@ class LearnedRounding:
         layers: Sequence[Layer],
         done: dict[str, StoredLayer],
         number: int,
-    ) -> tuple[UnitReport, dict[str, Tensor]]:
+    ) -> tuple[UnitReport | None, dict[str, Tensor]]:
         """Learn one unit; its layers join the quantized network and `done`.
 
-        Also returns what quantizes the values whose steps were learned, by their names.
+        Also returns what quantizes the values whose steps were learned, by their names. There is no report
+        of a layer that looks rows up, which stays as it starts: the nearest code is the best for a row
+        alone, and where it also multiplies, a unit sees one of its uses only.
 
         Parameters
         ----------
@@ -210,6 +220,8 @@ class LearnedRounding:
                 streams.replace(layer, done[layer.name])
             else:
                 done[layer.name] = gptq_next(streams, layer, done[layer.name], self.start, learned_from)
+        if layers[0].lookups:
+            return None, {}
         started = dict(streams.replaced)
         streams.replaced = before
         region, data = unit_data(streams, block, layers, fisher=self.fisher, seed=self.learning.seed)

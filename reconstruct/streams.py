@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..network import Block, Data, Layer, Network, from_rows
-from .activations import Activations, ActivationStore
+from ..network import Activations, ActivationStore, Block, Data, Layer, Network, activation_key, from_rows
 from .finalize import StoredLayer
 from .region import Region, region_between
 
@@ -29,8 +28,8 @@ class Streams:
     with_float : bool
         Whether the float network's values are kept too.
     replaced : dict
-        The tensors of the quantized network as far as they are known; those that quantize values from the
-        start.
+        The tensors of the quantized network as far as they are known, and read behind the cut; those that
+        quantize values from the start.
     entry : str
         The node or input at the cut.
     quantized, floating : Activations
@@ -85,11 +84,20 @@ class Streams:
             return
         self.quantized, self.floating = self.at(self.region(exit_))
         self.entry = exit_
+        # What no later step reads need not stay, nor what quantizes values that are there.
+        schedule = self.network.schedule
+        done = schedule.position[exit_]
+        last = {activation_key(value): place for value, place in schedule.position.items()}
+        last |= schedule.last_read
+        for name in [name for name in self.replaced if last.get(name, done) <= done]:
+            del self.replaced[name]
 
     def replace(self, layer: Layer, stored: StoredLayer) -> None:
         """Let a layer join the quantized network."""
-        weight = self.network.weight(layer)
-        self.replaced[layer.weight] = from_rows(layer, stored.dequantize()).to(weight)
+        like = self.network.outlines[layer.weight]
+        self.replaced[layer.weight] = from_rows(layer, stored.dequantize()).to(
+            self.network.device, like.dtype
+        )
 
     def _run(self, region: Region, part: slice, replaced: Mapping[str, Tensor] | None) -> Tensor:
         values = self.floating if replaced is None else self.quantized
@@ -106,16 +114,28 @@ class Streams:
 
 def walkable_blocks(network: Network, data: Data) -> tuple[Block, ...]:
     """The network's blocks, joined where the value between two of them has not its samples first."""
-    first = network.schedule.inputs[0]
+    if len(network.schedule.inputs) != 1:
+        return network.blocks
     one = data.inputs[:1].to(network.device)
+    inputs = [torch.cat([one] * count) for count in (1, 2, 3)]
+    first = region_between(network, network.schedule.inputs[0], network.blocks[0].entry)
+    with torch.inference_mode():
+        values = [first.run(each, each) for each in inputs]
     found: list[Block] = []
     open_: Block | None = None
-    for block in network.blocks:
-        block = block if open_ is None else Block(open_.entry, block.exit, (*open_.layers, *block.layers))
-        last = block.exit == network.schedule.output
-        if last or region_between(network, first, block.exit).is_by_sample(one, one):
+    for each in network.blocks:
+        region = region_between(network, each.entry, each.exit)
+        with torch.inference_mode():
+            values = [region.run(*pair) for pair in zip(values, inputs, strict=True)]
+        block = each if open_ is None else Block(open_.entry, each.exit, (*open_.layers, *each.layers))
+        if block.exit == network.schedule.output or (region.reads_entry and _by_sample(*values)):
             found.append(block)
             open_ = None
         else:
             open_ = block
     return tuple(found if open_ is None else [*found, open_])
+
+
+def _by_sample(one: Tensor, two: Tensor, three: Tensor) -> bool:
+    """Whether a value has its samples first, perhaps folded with the axis after them."""
+    return one.ndim > 0 and len(two) == 2 * len(one) and len(three) == 3 * len(one)

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ..allocator import Plan
 from ..documents import replace_file
+from ..errors import InputError
 from ..network import Data, Network, activation_entries, fingerprint
-from .finalize import Finalized, StoredLayer, value_tensors
+from .finalize import Finalized, LayersOnDemand, StoredLayer, value_tensors
 
 __all__ = ["UnitStore"]
 
@@ -65,7 +66,7 @@ class UnitStore:
             save_file(tensors, path)
 
     def load(self, number: int, starts: Iterable[StoredLayer]) -> Finalized | None:
-        """A unit as it was kept, or None; `starts` are its layers as the plan has them rounded to nearest."""
+        """A unit as it was kept, or None; `starts` are its layers with the plan's parts and any codes."""
         if self._folder is None:
             return None
         path = self._folder / f"{number}.safetensors"
@@ -79,6 +80,27 @@ class UnitStore:
         except (OSError, SafetensorError, KeyError):
             # Never written, or not whole: the unit is done again.
             return None
+
+    def on_demand(self, layers: Mapping[int, StoredLayer]) -> LayersOnDemand:
+        """Layers that are each a unit of its own, read when they are asked for.
+
+        Parameters
+        ----------
+        layers : mapping of int to StoredLayer
+            The numbers of their units, and the layers with the plan's parts; in network order.
+        """
+        numbers, frames = list(layers), list(layers.values())
+
+        def read(place: int) -> StoredLayer:
+            found = self.load(numbers[place], [frames[place]])
+            if found is None:
+                raise InputError(
+                    f"the weights of layer '{frames[place].name}' are no longer where they were kept while "
+                    "those of other layers were found; finalize again"
+                )
+            return found.layers[0]
+
+        return LayersOnDemand([frame.name for frame in frames], read)
 
 
 def _filled(layer: StoredLayer, tensors: Mapping[str, Tensor]) -> StoredLayer:

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, fx
 
-from ..network import Block, Layer, Network
-from .activations import Activations
+from ..network import Activations, Block, Layer, Network
 from .learn import UnitData
 from .region import Region, region_between
 from .streams import Streams
@@ -48,10 +47,12 @@ def joined_blocks(network: Network, blocks: Sequence[Block], granularity: Granul
 
 
 def units_of(block: Block, granularity: Granularity) -> tuple[tuple[Layer, ...], ...]:
-    """The layers of a block that learn together."""
+    """The layers of a block that learn together; those that look rows up come first, each alone."""
+    alone = tuple((layer,) for layer in block.layers if layer.lookups)
+    others = tuple(layer for layer in block.layers if not layer.lookups)
     if granularity is Granularity.LAYER:
-        return tuple((layer,) for layer in block.layers)
-    return (block.layers,) if block.layers else ()
+        return (*alone, *((layer,) for layer in others))
+    return (*alone, others) if others else alone
 
 
 def unit_data(
@@ -59,12 +60,13 @@ def unit_data(
 ) -> tuple[Region, UnitData]:
     """The region that a unit is, and what it learns from.
 
-    A unit of all the block's layers is the block. A single layer is the layer with the pointwise operations
-    after it; where the values there are no rows per sample, the block with that layer alone learning.
+    A unit of all the layers of a block that learn is the block. A single layer is the layer with the
+    pointwise operations after it; where the values there are no rows per sample, the block with that layer
+    alone learning.
     """
     network, count = streams.network, len(streams.data.inputs)
     entry, exit_ = block.entry, block.exit
-    if len(layers) < len(block.layers):
+    if len(layers) < sum(not layer.lookups for layer in block.layers):
         entry, exit_ = _single(streams, layers[0]) or (entry, exit_)
     region = region_between(network, entry, exit_)
     quantized, floating = streams.quantized, streams.floating

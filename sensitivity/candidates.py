@@ -21,7 +21,7 @@ OptionWeights: TypeAlias = Callable[[Layer, Sequence[Option], LayerCut], Tensor]
 
 def cut_of(layer: Layer, cut: str | None) -> LayerCut:
     """How a layer is cut where strips of inputs are scored; by output channel where `cut` does not fit it."""
-    shape = (layer.channels, layer.fan_in) if layer.kind == "linear" else layer.shape
+    shape = (layer.channels, layer.fan_in) if layer.transposed else layer.shape
     return LayerCut.of(shape, fitting_cut(shape, cut))
 
 

@@ -88,7 +88,7 @@ def ledger_of(network: Network) -> Ledger:
     quantized = {layer.weight for layer in network.layers}
     fixed_bits = sum(
         8 * tensor.numel() * tensor.element_size()
-        for name, tensor in network.tensors.items()
+        for name, tensor in network.outlines.items()
         if name not in quantized
     )
     weight_count = sum(layer.channels * layer.fan_in for layer in network.layers)

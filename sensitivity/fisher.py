@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..network import Data, Layer, LayerCall, Network
+from ..network import Data, Layer, LayerCall, Network, Segment, cut_segments
 from ..quantizer import Option, Quantizer
 from .candidates import OptionWeights, cut_of, perturbations
-from .folding import fold, row_count
-from .labels import Labels, cotangents, noise_count
-from .projections import project_strips
-from .store import SpanStore, standard_error
-from .subsample import Chosen, choose_samples
+from .fisher_pass import FisherPass
+from .labels import Labels
+from .store import SegmentStore, standard_error
+from .subsample import choose_samples
 
 __all__ = ["FisherScores", "FisherSettings", "score_fisher"]
 
@@ -39,7 +38,7 @@ class FisherSettings:
         Share of the output's Fisher information whose samples get a backward pass; the rest is sampled, see
         `choose_samples`. 1 takes every sample.
     memory_bytes : int
-        Bound of the working memory beside the network, from which chunks and spans follow.
+        Bound of the working memory beside the network, from which chunks and segments follow.
     cut : str, optional
         ``inputs:64`` scores linear layers by runs of 64 input weights, where their inputs are 2 or more times
         64; None scores output channels. See `LayerCut`.
@@ -114,10 +113,10 @@ def score_fisher(
 
         loss(l, o) = 1/2 mean_n sum_r < u_r' dz_n/dW_l , dW_l(o) >^2   with   E sum_r u_r u_r' = F(z_n)
 
-    which is KL(float || quantized) to second order. One forward pass, and one more and a backward pass per
-    draw for the samples whose output is not certain, give the scores of all options. Layers are taken in
-    spans whose perturbations fit into memory, samples in chunks whose activations do; the sums of a span are
-    kept in `store`, from which an interrupted run goes on.
+    which is KL(float || quantized) to second order. One forward pass, and two more and a backward pass per
+    draw for the samples whose output is not certain, give the scores of all options. The network is cut into
+    segments whose perturbations fit into memory, and the samples into chunks whose activations do; see
+    `Sweep`. The sums of a segment are kept in `store`, from which an interrupted run goes on.
 
     Parameters
     ----------
@@ -129,7 +128,7 @@ def score_fisher(
     store : Path, optional
         Folder for the partial sums; `key` names what they belong to, and sums under another key are ignored.
     on_progress : callable, optional
-        Told (samples done, samples in all), counted over all spans.
+        Told (samples done, samples in all), counted over all segments.
 
     Raises
     ------
@@ -138,112 +137,36 @@ def score_fisher(
     """
     changed = network if around is None else network.replace(around)
     chosen = choose_samples(changed, data, settings.share, settings.seed)
-    count = len(chosen.index)
-    spans = _spans(network.layers, len(options), settings.memory_bytes // 2)
-    chunk = _chunk(network, data, settings)
+    segments = cut_segments(changed, _spans(network.layers, len(options), settings.memory_bytes // 2))
+    chunk, positions = _chunk(changed, segments, data, settings)
     strips = sum(cut_of(layer, settings.cut).strips for layer in network.layers)
     most_rows = min(settings.factor_rows, FACTOR_BYTES // (4 * strips * len(options)))
-    settings = replace(settings, factor_rows=most_rows if most_rows >= FEWEST_FACTOR_ROWS else 0)
-    projections: list[Tensor] = []
-    channel_loss: list[Tensor] = []
-    channel_error: list[Tensor] = []
-    factors: list[Tensor] = []
-    for number, span in enumerate(spans):
-        # Another memory bound cuts the layers into other spans, to which the sums kept do not belong.
-        kept = SpanStore.open(store, number, f"{key} {span[0].name} to {span[-1].name}")
-        if kept.samples < count:
-            deltas = {
-                layer.name: perturbations(network, layer, options, quantizer, settings.cut, weights)
-                for layer in span
-            }
-        while kept.samples < count:
-            # Not a multiple of the chunk where an earlier run had chunks of another size.
-            part = slice(kept.samples, kept.samples + chunk)
-            some = Chosen(chosen.index[part], chosen.weight[part])
-            kept.add(*_chunk_scores(changed, span, deltas, data, some, settings, part.start, count))
-            if on_progress is not None:
-                on_progress(number * count + kept.samples, len(spans) * count)
-        kept.close()
-        projections.append(kept.projections)
-        mean, error = kept.channel_scores(len(data.inputs))
-        channel_loss.append(mean)
-        channel_error.append(error)
-        if kept.factors is not None:
-            factors.append(kept.factors)
+    whole = FisherPass(
+        network=changed,
+        segments=segments,
+        chunks=chosen.cut(chunk),
+        positions=positions,
+        perturbations=lambda layer: perturbations(network, layer, options, quantizer, settings.cut, weights),
+        cut=settings.cut,
+        labels=settings.labels,
+        draws=settings.draws,
+        seed=settings.seed,
+        factor_rows=most_rows if most_rows >= FEWEST_FACTOR_ROWS else 0,
+        kept_bytes=settings.memory_bytes // 4,
+    )
+    # Another memory bound makes other segments and chunks, to which the sums kept do not belong.
+    keys = [f"{key} {each.layers[0].name} to {each.layers[-1].name} by {chunk}" for each in segments]
+    stores = [SegmentStore.open(store, number, text) for number, text in enumerate(keys)]
+    whole.run(data.inputs, stores, on_progress)
+    means, errors = zip(*(kept.channel_scores(len(data.inputs)) for kept in stores), strict=True)
+    factors = [kept.factors for kept in stores if kept.factors is not None]
     return FisherScores(
         len(data.inputs),
-        torch.cat(projections, 2),
-        torch.cat(channel_loss),
-        torch.cat(channel_error),
+        torch.cat([kept.projections for kept in stores], 2),
+        torch.cat(means),
+        torch.cat(errors),
         torch.cat(factors, 1) if factors else None,
     )
-
-
-def _chunk_scores(
-    network: Network,
-    span: Sequence[Layer],
-    deltas: dict[str, Tensor],
-    data: Data,
-    chosen: Chosen,
-    settings: FisherSettings,
-    first: int,
-    count: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Projections (samples, draws, layers, options); sum and sum of squares over samples of the channels'
-    losses, each (channels, options); and the folded projections of the strips, where they are kept."""
-    uses: list[tuple[LayerCall, Tensor, Tensor]] = []
-
-    def watch(call: LayerCall, entering: Tensor, leaving: Tensor) -> Tensor:
-        if call.layer.name in deltas:
-            if not leaving.requires_grad:
-                leaving = leaving.detach().requires_grad_()
-            uses.append((call, entering.detach(), leaving))
-        return leaving
-
-    with torch.enable_grad():
-        logits = network.run(data.inputs[chosen.index].to(network.device), on_layer=watch)
-    noise = _noise(logits, chosen.index.tolist(), settings)
-    directions = cotangents(logits, settings.labels, settings.draws, noise)
-    leaving = [use[2] for use in uses]
-    gradients = [
-        torch.autograd.grad(logits, leaving, direction, retain_graph=index + 1 < len(directions))
-        for index, direction in enumerate(directions)
-    ]
-    totals: dict[str, Tensor] = {}
-    for index, (call, entering, _) in enumerate(uses):
-        # Networks in other floats than the perturbations' are welcome.
-        received = [gradient[index].to(torch.float32) for gradient in gradients]
-        with torch.inference_mode():
-            name = call.layer.name
-            cut = cut_of(call.layer, settings.cut)
-            effect = project_strips(call, entering.to(torch.float32), received, deltas[name], cut)
-            totals[name] = totals[name] + effect if name in totals else effect
-    # The mean over positions (tokens), which are drawn independently.
-    scale = (chosen.weight / logits[0, ..., 0].numel()).sqrt().to(logits.device, torch.float32)
-    effects = [totals[layer.name] * scale[:, None, None] for layer in span]
-    layers = torch.stack([effect.sum(0) for effect in effects], 2)
-    losses = [effect.square().sum(2).double() / 2 for effect in effects]
-    total = torch.cat([loss.sum(1) for loss in losses])
-    square = torch.cat([loss.square().sum(1) for loss in losses])
-    if settings.factor_rows == 0:
-        return layers.cpu(), total.cpu(), square.cpu(), None
-    rows = row_count(count, len(directions), settings.factor_rows)
-    return layers.cpu(), total.cpu(), square.cpu(), fold(effects, first, rows, settings.seed)
-
-
-def _noise(logits: Tensor, samples: Sequence[int], settings: FisherSettings) -> Tensor | None:
-    """Uniform numbers of every sample of the chunk, each sample from a generator of its own."""
-    count = noise_count(settings.labels, settings.draws, logits.shape[-1])
-    if count == 0:
-        return None
-    drawn = [
-        torch.rand(
-            (*logits.shape[1:-1], count),
-            generator=torch.Generator().manual_seed(settings.seed * 1_000_003 + sample),
-        )
-        for sample in samples
-    ]
-    return torch.stack(drawn).to(logits.device)
 
 
 def _spans(layers: Sequence[Layer], options: int, limit_bytes: int) -> list[list[Layer]]:
@@ -260,17 +183,25 @@ def _spans(layers: Sequence[Layer], options: int, limit_bytes: int) -> list[list
     return spans
 
 
-def _chunk(network: Network, data: Data, settings: FisherSettings) -> int:
-    """Samples whose activations and gradients fit into half of the memory, judged from one sample."""
-    floats = 0
+def _chunk(
+    network: Network, segments: Sequence[Segment], data: Data, settings: FisherSettings
+) -> tuple[int, int]:
+    """Samples whose activations and gradients fit into memory in every segment, and positions per sample.
+
+    Judged from one sample; what is kept between several segments gets half of that memory.
+    """
+    floats = dict.fromkeys(range(len(segments)), 0)
+    place = {layer.name: number for number, segment in enumerate(segments) for layer in segment.layers}
 
     def count(call: LayerCall, entering: Tensor, leaving: Tensor) -> Tensor:
-        nonlocal floats
         # The draws' gradients, and about as much again for what the nodes between layers keep.
-        floats += 2 * entering.numel() + (2 + settings.draws) * leaving.numel()
+        if call.layer.name in place:
+            size = 2 * entering.numel() + (2 + settings.draws) * leaving.numel()
+            floats[place[call.layer.name]] += size
         return leaving
 
     with torch.inference_mode():
-        network.run(data.inputs[:1].to(network.device), on_layer=count)
-    fitting = settings.memory_bytes // 2 // max(1, 4 * floats)
-    return max(1, min(MOST_SAMPLES_AT_ONCE, fitting))
+        output = network.run(data.inputs[:1].to(network.device), on_layer=count)
+    room = settings.memory_bytes // (2 if len(segments) == 1 else 4)
+    fitting = room // max(1, 4 * max(floats.values()))
+    return max(1, min(MOST_SAMPLES_AT_ONCE, fitting)), output[0, ..., 0].numel()

@@ -4,7 +4,9 @@ The projections give the joint loss ``1/2 mean_n sum_r (sum_u v[n, r, u, o_u])^2
 are estimated from few samples, and a solver that minimises over thousands of choices finds those that are
 underestimated. They are therefore shrunk by a factor s, which is chosen where the solver does not look:
 
-    loss(o) = (1 - s) sum_u loss[u, o_u] + s/2 mean_n sum_r (sum_u v[n, r, u, o_u])^2.
+    loss(o) = (1 - s) sum_u loss[u, o_u] + s/2 mean_n sum_r (sum_u v[n, r, u, o_u])^2,
+
+and with s = 0 in the first term for units that no sample reaches.
 """
 
 from __future__ import annotations
@@ -135,5 +137,8 @@ def _own(factors: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def _shrunk(problem: MultiProblem, factors: NDArray[np.float32], shrinkage: float) -> JointProblem:
-    linear = replace(problem, loss=(1 - shrinkage) * problem.loss)
+    # What no sample reached has no products, and keeps all of its floor.
+    reached = np.asarray(factors.any(axis=(0, 2)))
+    own = np.where(reached[:, None], 1 - shrinkage, 1.0) * problem.loss
+    linear = replace(problem, loss=own)
     return JointProblem(linear, np.float32(shrinkage**0.5) * factors)

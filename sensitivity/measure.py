@@ -24,6 +24,7 @@ from .exact import ExactScores, score_exact
 from .feasible import ledger_of
 from .fisher import FisherScores, FisherSettings, score_fisher
 from .profile import After, Fingerprint, LayerProfile, OptionScore, Profile, ProfileArrays
+from .unused import find_floors
 
 __all__ = [
     "check_cut",
@@ -189,11 +190,18 @@ def make_profile(
     """
     method: Method = "exact"
     arrays: ProfileArrays | None = None
+    unused: dict[str, int] = {}
     if isinstance(scores, FisherScores):
-        method, loss, error = "fisher", scores.layer_loss(), scores.layer_error()
+        floors = find_floors(network, data, options, quantizer, scores.channel_loss, settings.cut)
+        unused = floors.unused
+        strips = [cut_of(layer, settings.cut).strips for layer in network.layers]
+        per_layer = torch.stack([part.sum(0) for part in torch.split(floors.loss, strips)])
+        method, loss = "fisher", scores.layer_loss() + per_layer
+        error = (scores.layer_error().square() + per_layer.square()).sqrt()
         arrays = ProfileArrays(
-            channel_loss=scores.channel_loss,
-            channel_error=scores.channel_error,
+            channel_loss=scores.channel_loss + floors.loss,
+            # As uncertain as large.
+            channel_error=scores.channel_error + floors.loss,
             projections=scores.projections,
             factors=None if scores.factors is None else scores.factors.to(torch.bfloat16),
         )
@@ -218,6 +226,7 @@ def make_profile(
         **ledger_of(network)._asdict(),
         skipped=dict(network.skipped),
         excluded=network.excluded,
+        unused=unused,
         seconds={"scores": round(seconds, 3)},
         versions=tool_versions(),
         layers=tuple(
@@ -250,7 +259,7 @@ def check_cut(network: Network, method: Method, cut: str | None) -> None:
             f"exact scores exist per layer only, and cannot be measured per {cut}; use Fisher scores"
         )
     if not any(cut_of(layer, cut).inputs for layer in network.layers):
-        widths = sorted({layer.fan_in for layer in network.layers if layer.kind == "linear"})
+        widths = sorted({layer.fan_in for layer in network.layers if layer.kind != "conv"})
         has = f"have {', '.join(map(str, widths))} inputs" if widths else "are none"
         raise InputError(
             f"no layer can be cut per {cut}: linear layers must have 2 or more times that number of inputs, "

@@ -96,7 +96,7 @@ class LayerProfile(_Document):
     """
 
     name: Text
-    kind: Literal["conv", "linear"]
+    kind: Literal["conv", "linear", "embedding"]
     shape: tuple[Annotated[int, Field(gt=0)], ...]
     fan_in: Annotated[int, Field(gt=0)]
     cut: Text | None = None
@@ -205,6 +205,9 @@ class Profile(_Document):
         Weights that stay float, and why.
     excluded : tuple of str
         Layers that stay float because they were asked to.
+    unused : dict of str to int
+        Layers of which no sample reached some strips, and how many; their scores are floors, see
+        `find_floors`.
     seconds : dict
         Time per stage.
     stability : Stability, optional
@@ -231,6 +234,7 @@ class Profile(_Document):
     float_bits: Count
     skipped: dict[Text, str] = Field(default_factory=dict)
     excluded: tuple[Text, ...] = ()
+    unused: dict[Text, Count] = Field(default_factory=dict)
     seconds: dict[Text, float] = Field(default_factory=dict)
     stability: Stability | None = None
     versions: dict[Text, Text] = Field(default_factory=dict)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..allocator import LayerCut
 from ..network import Layer, LayerCall
+from .lookups import project_lookups
 
 __all__ = ["project", "project_strips"]
 
@@ -81,6 +82,8 @@ def project_strips(
     -------
     Tensor, shape (strips, samples, draws, options)
     """
+    if call.is_lookup:
+        return project_lookups(inputs, cotangents, deltas, cut)
     if not cut.inputs:
         return project(call.layer, call, inputs, cotangents, deltas)
     runs = [slice(start, start + cut.inputs) for start in range(0, cut.fan_in, cut.inputs)]
@@ -91,7 +94,7 @@ def project_strips(
 
 def _unfold(layer: Layer, call: LayerCall, inputs: Tensor) -> Tensor:
     """The inputs that meet one output position: (samples, groups, fan_in, positions)."""
-    if layer.kind == "linear":
+    if layer.kind != "conv":
         return inputs.transpose(1, 2)[:, None]
     kernel = layer.shape[2:]
     pads = [side for pair in reversed(call.padding) for side in pair]

@@ -179,11 +179,13 @@ def _new_samples(data: Data, known: int, count: int) -> Data:
 
 def _scores_of(profile: Profile, arrays: ProfileArrays) -> FisherScores:
     """The scores that a profile was made from."""
+    # A floor is as uncertain as it is large, and is found anew once more samples are seen.
+    floor = (arrays.channel_error == arrays.channel_loss).all(1, keepdim=True) & bool(profile.unused)
     return FisherScores(
         profile.samples,
         arrays.projections,
-        arrays.channel_loss,
-        arrays.channel_error,
+        arrays.channel_loss.where(~floor, 0.0),
+        arrays.channel_error.where(~floor, 0.0),
         None if arrays.factors is None else arrays.factors.float(),
     )
 

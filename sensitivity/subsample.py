@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..network import Data, Network, float_logits
+from ..network import Data, Network, finite_outputs, mean_over_positions
 
 __all__ = ["Chosen", "choose_samples"]
 
@@ -34,6 +34,10 @@ class Chosen:
     index: Tensor
     weight: Tensor
 
+    def cut(self, size: int) -> tuple[Chosen, ...]:
+        """The same samples in pieces of `size`."""
+        return tuple(map(Chosen, torch.split(self.index, size), torch.split(self.weight, size)))
+
 
 def choose_samples(network: Network, data: Data, share: float, seed: int) -> Chosen:
     """Draw samples with probability ``min(1, t / tau)``, proportional to their trace up to a certain keep.
@@ -54,14 +58,20 @@ def choose_samples(network: Network, data: Data, share: float, seed: int) -> Cho
     samples = len(data.inputs)
     if share >= 1:
         return Chosen(torch.arange(samples), torch.ones(samples, dtype=torch.float64))
-    p = float_logits(network, data).double().softmax(-1)
-    trace = (1 - p.square().sum(-1)).clamp_min(0).view(samples, -1).mean(1)
+    trace = torch.cat([_trace(logits) for logits in finite_outputs(network, data)])
     ordered = trace.sort(descending=True).values.cumsum(0)
     wanted = int((ordered < share * ordered[-1]).sum()) + 1
     probability = _probabilities(trace, min(samples, max(LEAST_SAMPLES, wanted)))
     drawn = torch.rand(samples, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     index = (drawn < probability).nonzero()[:, 0]
     return Chosen(index, 1 / probability[index])
+
+
+def _trace(logits: Tensor) -> Tensor:
+    """``1 - sum_k p_k^2`` of every sample, mean over positions, shape (samples,), float64."""
+    return mean_over_positions(
+        lambda rows: (1 - rows.double().softmax(-1).square().sum(-1)).clamp_min(0), logits
+    )
 
 
 def _probabilities(trace: Tensor, count: int) -> Tensor:

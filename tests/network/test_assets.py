@@ -98,10 +98,12 @@ def test_vit_is_attention_and_mlp_branches_in_turn(asset_models: Any) -> None:
     assert all(block.exit.startswith("add") for block in network.blocks[:-1])
 
 
-def test_llama_layers_share_nothing_and_its_table_stays_float(asset_models: Any) -> None:
+def test_llama_layers_share_nothing_and_its_table_is_one_of_them(asset_models: Any) -> None:
     network = captured(asset_models, "babyllama105")[2]
-    assert len(network.layers) == 5 * 7 + 1
-    assert set(network.skipped) == {"tok_embeddings.weight", "cos", "sin"}
-    assert [len(block.layers) for block in network.blocks] == [4, 3] * 5 + [1]
-    # Every layer is applied to each of the 256 tokens.
-    assert all(layer.macs == 256 * layer.channels * layer.fan_in for layer in network.layers)
+    table, *others = network.layers
+    assert (table.name, table.kind, table.macs) == ("tok_embeddings", "embedding", 0)
+    assert len(others) == 5 * 7 + 1
+    assert set(network.skipped) == {"cos", "sin"}
+    assert [len(block.layers) for block in network.blocks] == [1, *[4, 3] * 5, 1]
+    # Every other layer is applied to each of the 256 tokens.
+    assert all(layer.macs == 256 * layer.channels * layer.fan_in for layer in others)

@@ -216,7 +216,7 @@ def test_a_loader_that_fails_or_returns_something_else_is_refused(
 
 
 def test_what_is_no_data_is_refused_with_what_is(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"not a .npz, .safetensors or .zip file nor a loader"):
+    with pytest.raises(InputError, match=r"not a .npz, .safetensors, .zip or .txt file nor a loader"):
         load_data(str(tmp_path / "nothing.csv"))
 
 

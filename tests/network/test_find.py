@@ -161,12 +161,56 @@ class Embedding(nn.Module):
         return self.out(self.middle(self.up(self.table(ids) + self.position)))
 
 
-def test_tied_embeddings_and_other_tensors_stay_float_with_the_reason() -> None:
+def test_a_tied_embedding_is_one_layer_and_other_tensors_stay_float_with_the_reason() -> None:
     network = capture(Embedding().eval(), torch.randint(0, 10, (2, 6)))
-    assert [layer.name for layer in network.layers] == ["middle"]
-    assert set(network.skipped) == {"table.weight", "position", "up.weight"}
-    assert "also read by aten.embedding" in network.skipped["table.weight"]
+    assert [layer.name for layer in network.layers] == ["table", "middle"]
+    table = network.layers[0]
+    assert (table.kind, table.shape, table.macs) == ("linear", (10, 4), 6 * 10 * 4)
+    assert [len(nodes) for nodes in (table.nodes, table.lookups, table.products)] == [2, 1, 1]
+    assert set(network.skipped) == {"position", "up.weight"}
     assert "conv_transpose1d" in network.skipped["up.weight"]
+
+
+class Tables(nn.Module):
+    """A table of words, one of places, and one that is read in another way too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(9, 4)
+        self.places = nn.Embedding(6, 4)
+        self.parts = nn.Embedding(9, 4)
+        self.turned = nn.Embedding(9, 4)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        places = torch.arange(ids.shape[1]).expand(ids.shape[0], -1)
+        x = self.words(ids) + self.places(places) + self.parts(ids) * self.parts.weight.mean()
+        return self.turned(ids) @ (self.turned.weight.T @ self.turned.weight) + x
+
+
+def test_tables_are_layers_where_inputs_choose_their_rows_and_nothing_else_reads_them() -> None:
+    ids = torch.randint(0, 9, (3, 6))
+    network = capture(Tables().eval(), ids)
+    (words,) = network.layers
+    assert (words.name, words.kind, words.channels, words.fan_in, words.macs) == (
+        "words",
+        "embedding",
+        9,
+        4,
+        0,
+    )
+    assert words.products == ()
+    assert network.reads(words) == network.schedule.inputs
+    assert "places that no input changes" in network.skipped["places.weight"]
+    assert "also read by aten.mean" in network.skipped["parts.weight"]
+    seen: list[Tensor] = []
+
+    def note(call: LayerCall, source: Tensor, result: Tensor) -> Tensor:
+        assert call.is_lookup
+        seen.append(source)
+        return result
+
+    network.run(ids, on_layer=note)
+    assert torch.equal(seen[0], ids)
 
 
 class TwoWays(nn.Module):

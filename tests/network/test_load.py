@@ -95,7 +95,7 @@ def test_the_path_to_import_from_is_as_it_was_after_loading(source: str) -> None
     ("spec", "message"),
     [
         ("{}:missing", r"has no function 'missing'; it has .*plain"),
-        ("{}:network.weight", "is not a model: neither a .pt2 file nor a Python factory"),
+        ("{}:network.weight", "is not a model: neither hf:folder, a .pt2 file nor a Python factory"),
         ("{}:sized(width)", "the arguments must be literals"),
         ("{}:sized(4, **{{'layers': 2}})", "the arguments must be literals.*unpacks"),
         ("{}:sized(__import__('os'))", "the arguments must be literals"),
@@ -106,7 +106,7 @@ def test_the_path_to_import_from_is_as_it_was_after_loading(source: str) -> None
         ("{}:not_a_module", "returned int; it must return a torch.nn.Module"),
         ("{}.missing.py:plain", "there is no file"),
         ("no_such_module_here:plain", "cannot import no_such_module_here: No module named"),
-        ("{}", "is not a model: neither a .pt2 file nor a Python factory"),
+        ("{}", "is not a model: neither hf:folder, a .pt2 file nor a Python factory"),
         ("model.onnx", "is not a model"),
     ],
 )

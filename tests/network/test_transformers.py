@@ -37,11 +37,11 @@ ARCHITECTURES: dict[str, tuple[str, str, dict[str, Any], int]] = {
     "resnet": ("ResNetForImageClassification", "ResNetConfig", RESNET, 9),
     "mobilenet": ("MobileNetV2ForImageClassification", "MobileNetV2Config", MOBILENET, 53),
     "vit": ("ViTForImageClassification", "ViTConfig", {**VISION, "image_size": 32, "patch_size": 8}, 14),
-    "bert": ("BertForSequenceClassification", "BertConfig", TEXT, 14),
-    "gpt2": ("GPT2LMHeadModel", "GPT2Config", {**GPT2, "bos_token_id": 1, "eos_token_id": 2}, 8),
-    "llama": ("LlamaForCausalLM", "LlamaConfig", GROUPED, 15),
-    "qwen3": ("Qwen3ForCausalLM", "Qwen3Config", {**GROUPED, "head_dim": 8}, 15),
-    "mixtral": ("MixtralForCausalLM", "MixtralConfig", {**GROUPED, "num_local_experts": 4}, 11),
+    "bert": ("BertForSequenceClassification", "BertConfig", TEXT, 15),
+    "gpt2": ("GPT2LMHeadModel", "GPT2Config", {**GPT2, "bos_token_id": 1, "eos_token_id": 2}, 9),
+    "llama": ("LlamaForCausalLM", "LlamaConfig", GROUPED, 16),
+    "qwen3": ("Qwen3ForCausalLM", "Qwen3Config", {**GROUPED, "head_dim": 8}, 16),
+    "mixtral": ("MixtralForCausalLM", "MixtralConfig", {**GROUPED, "num_local_experts": 4}, 12),
 }
 
 
@@ -83,12 +83,24 @@ def gpt2() -> Network:
     return capture(module, x)
 
 
-def test_gpt2_layers_are_stored_in_by_out_and_its_tied_head_stays_float() -> None:
+def test_gpt2_layers_are_stored_in_by_out_and_its_tied_head_is_one_layer() -> None:
     network = gpt2()
-    assert all(layer.transposed for layer in network.layers)
-    attention = network.layers[0]
+    tied, *others = network.layers
+    assert all(layer.transposed for layer in others)
+    attention = others[0]
     assert (attention.shape, attention.channels, attention.fan_in) == ((32, 96), 96, 32)
-    assert "also read by aten.embedding" in network.skipped["transformer.wte.weight"]
+    assert (tied.name, tied.kind, tied.shape) == ("transformer.wte", "linear", (96, 32))
+    assert (len(tied.lookups), len(tied.products)) == (1, 1)
+    assert tied.macs == 12 * 32 * 96
+    assert "places that no input changes" in network.skipped["transformer.wpe.weight"]
+
+
+def test_an_embedding_of_its_own_is_a_layer_without_products() -> None:
+    module, x = build("llama")
+    embedding, *others = capture(module, x).layers
+    assert (embedding.name, embedding.kind, embedding.shape) == ("model.embed_tokens", "embedding", (96, 32))
+    assert (embedding.macs, embedding.products) == (0, ())
+    assert not any(layer.lookups for layer in others)
 
 
 def test_mixtral_experts_stay_float_with_the_reason() -> None:

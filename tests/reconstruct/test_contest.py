@@ -12,6 +12,7 @@ from apportion.reconstruct import (
     Compared,
     Finalized,
     Judged,
+    LearningChoices,
     Method,
     MethodName,
     contest,
@@ -42,7 +43,7 @@ class Contest:
             return chosen.finalize(self.network, plan, self.data)
 
         def named(name: MethodName) -> Method:
-            return method_named(name, iterations=self.iterations)
+            return method_named(name, choices=LearningChoices(iterations=self.iterations))
 
         return contest(self.network, plans, rival, self.data, method, named, carry_out, self.told.append)
 

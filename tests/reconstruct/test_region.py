@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-import pytest
 import torch
 from torch import Tensor, nn
 
-from apportion.network import Block, Data, Network, capture
-from apportion.reconstruct.activations import ActivationStore
+from apportion.network import ActivationStore, Block, Data, Network, capture
 from apportion.reconstruct.region import region_between
 from apportion.reconstruct.streams import Streams, walkable_blocks
 
@@ -80,23 +78,3 @@ def test_streams_carry_what_both_networks_compute(network: Network, data: Data) 
         for values, tensors in ((streams.quantized, halved), (streams.floating, None)):
             expected = region.run(data.inputs, data.inputs, tensors)
             assert torch.equal(values.take(slice(0, len(data.inputs))), expected)
-
-
-@pytest.mark.parametrize("bound", [0, 2000, 2**20])
-def test_activations_beyond_the_bound_are_kept_on_disk_and_are_the_same(bound: int) -> None:
-    values = torch.randn(150, 7, generator=torch.Generator().manual_seed(0))
-    with ActivationStore(bound) as store:
-        first = store.compute(150, lambda part: values[part])
-        second = store.compute(150, lambda part: 2 * values[part])
-        assert store.held_bytes <= bound
-        assert torch.equal(first.take(torch.tensor([3, 149, 3])), values[[3, 149, 3]])
-        assert torch.equal(second.take(slice(60, 70)), 2 * values[60:70])
-        del first, second
-        assert store.held_bytes == 0
-
-
-def test_samples_folded_with_tokens_are_taken_by_sample() -> None:
-    values = torch.arange(24.0).view(4, 3, 2)
-    with ActivationStore(2**20) as store:
-        found = store.compute(4, lambda part: values[part].flatten(0, 1))
-    assert torch.equal(found.take(torch.tensor([2, 0])), values[[2, 0]].flatten(0, 1))

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from apportion.allocator import ActivationChoice, ActivationPlan, Plan
 from apportion.errors import InputError
-from apportion.network import Data, Network, find_sites, quantize_activation, sample_sites
+from apportion.network import ActivationStore, Data, Network, find_sites, quantize_activation, sample_sites
 from apportion.quantizer import ActivationGrid
 from apportion.reconstruct import (
     Correction,
     Lapq,
     LearnedRounding,
     Learning,
+    LearningChoices,
     MethodName,
     check_values,
     correct,
@@ -29,7 +30,6 @@ from apportion.reconstruct import (
     value_tensors,
     with_values,
 )
-from apportion.reconstruct.activations import ActivationStore
 from apportion.reconstruct.streams import Streams, walkable_blocks
 
 from .conftest import PlanOf
@@ -95,8 +95,7 @@ def test_streams_hold_what_the_whole_network_computes(kinds: Network, kinds_data
 def test_every_method_keeps_the_values_and_counts_their_errors(
     kinds: Network, kinds_data: Data, low: Plan, method: MethodName
 ) -> None:
-    iterations = {"iterations": 5} if method.has_iterations else {}
-    made = method_named(method, **iterations)
+    made = method_named(method, choices=LearningChoices(iterations=5))
     if method is MethodName.LAPQ:
         made = replace(made, evaluations=20)
     found = made.finalize(kinds, low, kinds_data)

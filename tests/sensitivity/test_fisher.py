@@ -4,18 +4,42 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from apportion.network import Data, Layer, Network
+from apportion.network import Data, Layer, Network, capture
 from apportion.quantizer import Quantizer, parse_options
-from apportion.sensitivity import FisherSettings, Labels, score_exact, score_fisher
+from apportion.sensitivity import FisherSettings, Labels, fisher_pass, score_exact, score_fisher
 from apportion.sensitivity.candidates import perturbations
+
+from .conftest import Tokens
 
 OPTIONS = parse_options("w2..4,w2x2,w8")
 QUANTIZER = Quantizer()
 ALL = FisherSettings(labels=Labels.ALL, share=1.0)
 # Float32 sums in another order.
 TOLERANCE = 1e-4
+
+
+class Branches(nn.Module):
+    """Gated halves of one layer, a residual around them, and sizes and constants read throughout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(6)
+        self.up = nn.Linear(6, 8)
+        self.down = nn.Linear(4, 6)
+        self.query = nn.Linear(6, 6)
+        self.key = nn.Linear(6, 6)
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = torch.arange(x.shape[1])[:, None] >= torch.arange(x.shape[1])
+        normed = self.norm(x)
+        scores = self.query(normed) @ self.key(normed).transpose(1, 2)
+        x = x + scores.masked_fill(~mask, -1e9).softmax(-1) @ normed
+        gate, value = self.up(x).chunk(2, -1)
+        logits: Tensor = self.head(x + self.down(torch.tanh(gate) * value))
+        return logits
 
 
 def output_change(network: Network, layer: Layer, inputs: Tensor, delta: Tensor) -> Tensor:
@@ -173,6 +197,33 @@ def test_scores_do_not_depend_on_how_samples_and_layers_are_cut(
     torch.testing.assert_close(cut.channel_loss, whole.channel_loss, rtol=1e-5, atol=1e-10)
     # A standard error is a small difference of large sums.
     torch.testing.assert_close(cut.channel_error, whole.channel_error, rtol=1e-3, atol=1e-9)
+
+
+@pytest.mark.parametrize("memory_bytes", [1, 2_000])
+@pytest.mark.parametrize("module", [Tokens(), Branches()], ids=["tokens", "branches"])
+def test_segments_of_networks_with_tokens_and_branches_give_the_scores_of_one(
+    module: nn.Module, memory_bytes: int
+) -> None:
+    torch.manual_seed(5)
+    inputs = torch.randint(0, 7, (10, 5)) if isinstance(module, Tokens) else torch.randn(10, 5, 6)
+    network, data = capture(module, inputs), Data(inputs, None, "drawn")
+    whole, cut = (
+        score_fisher(network, data, OPTIONS, QUANTIZER, FisherSettings(memory_bytes=bound, share=1.0))
+        for bound in (2**31, memory_bytes)
+    )
+    torch.testing.assert_close(cut.projections, whole.projections, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(cut.channel_loss, whole.channel_loss, rtol=1e-5, atol=1e-10)
+
+
+def test_directions_drawn_in_pieces_are_those_drawn_at_once(
+    token_network: Network, token_data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scores() -> Tensor:
+        return score_fisher(token_network, token_data, OPTIONS, QUANTIZER, FisherSettings()).projections
+
+    whole = scores()
+    monkeypatch.setattr(fisher_pass, "DIRECTION_FLOATS", 17)
+    torch.testing.assert_close(scores(), whole, rtol=1e-5, atol=1e-8)
 
 
 def test_the_draws_of_a_sample_depend_on_the_seed_and_its_place_alone(

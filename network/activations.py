@@ -15,11 +15,10 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from ..network import batches
+__all__ = ["ACTIVATION_BATCH", "ActivationStore", "Activations", "empty_within"]
 
-__all__ = ["ActivationStore", "Activations"]
-
-BATCH = 64
+ACTIVATION_BATCH = 64
+"""Samples that are computed at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +56,8 @@ class ActivationStore:
 
     def __init__(self, memory_bytes: int) -> None:
         self._memory_bytes = memory_bytes
-        self._held: list[weakref.ref[Activations]] = []
+        self._held: dict[int, weakref.ref[Activations | Tensor]] = {}
+        self._held_bytes = 0
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._files = 0
 
@@ -75,16 +75,28 @@ class ActivationStore:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes in memory of the activations that are alive."""
-        alive = [held() for held in self._held]
-        self._held = [weakref.ref(each) for each in alive if each is not None]
-        return sum(each.values.nbytes for each in alive if each is not None)
+        """Bytes in memory of what was kept here and is still alive."""
+        return self._held_bytes
+
+    def keep(self, value: Tensor) -> Tensor:
+        """The value itself while there is room, else a copy on disk; what is kept already comes back."""
+        known = self._held.get(id(value))
+        if known is not None and known() is value:
+            return value
+        # A view would keep all that it is a part of.
+        value = value.clone() if value.untyped_storage().nbytes() > value.nbytes else value
+        size = value.untyped_storage().nbytes()
+        if self.held_bytes + size > self._memory_bytes and size:
+            value, size = self._mapped(tuple(value.shape), value).copy_(value), 0
+        self._note(value, size)
+        return value
 
     def compute(self, samples: int, values: Callable[[slice], Tensor]) -> Activations:
         """Put `values(part)` of all samples, asked for batch by batch, below each other."""
         result: Tensor | None = None
         in_memory = folded = False
-        for part in batches(samples, BATCH):
+        for start in range(0, samples, ACTIVATION_BATCH):
+            part = slice(start, min(start + ACTIVATION_BATCH, samples))
             value = values(part)
             count = part.stop - part.start
             if result is None:
@@ -96,19 +108,47 @@ class ActivationStore:
             raise ValueError("there are no samples")
         found = Activations(result, folded)
         if in_memory:
-            self._held.append(weakref.ref(found))
+            self._note(found, result.nbytes)
         return found
+
+    def _note(self, kept: Activations | Tensor, size: int) -> None:
+        """Count something for as long as it lives."""
+        key = id(kept)
+
+        def forget(_: weakref.ref[Activations | Tensor]) -> None:
+            self._held.pop(key, None)
+            self._held_bytes -= size
+
+        self._held[key] = weakref.ref(kept, forget)
+        self._held_bytes += size
 
     def _empty(self, shape: tuple[int, ...], like: Tensor) -> tuple[Tensor, bool]:
         count = math.prod(shape)
         if self.held_bytes + count * like.element_size() <= self._memory_bytes or count == 0:
             return torch.empty(shape, dtype=like.dtype, device=like.device), True
+        return self._mapped(shape, like), False
+
+    def _mapped(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """An empty tensor whose numbers are in a file."""
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        path = Path(self._folder.name) / str(self._files)
         self._files += 1
-        mapped = torch.from_file(str(path), shared=True, size=count, dtype=like.dtype).view(shape)
-        # The mapping outlives the name; where a system refuses that, the folder goes at the end.
-        with contextlib.suppress(PermissionError):
-            path.unlink()
-        return mapped, False
+        return _mapped(Path(self._folder.name) / str(self._files), shape, like.dtype)
+
+
+def empty_within(memory_bytes: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """An empty tensor on the CPU, in memory if it is no larger than the bound, else in a temporary file."""
+    if math.prod(shape) * dtype.itemsize <= memory_bytes:
+        return torch.empty(shape, dtype=dtype)
+    folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    mapped = _mapped(Path(folder.name) / "values", shape, dtype)
+    weakref.finalize(mapped, folder.cleanup)
+    return mapped
+
+
+def _mapped(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    mapped = torch.from_file(str(path), shared=True, size=math.prod(shape), dtype=dtype).view(shape)
+    # The mapping outlives the name; where a system refuses that, the folder goes at the end.
+    with contextlib.suppress(PermissionError):
+        path.unlink()
+    return mapped

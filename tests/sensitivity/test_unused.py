@@ -1,0 +1,106 @@
+"""What no sample reaches is named, and its score is what a use costs elsewhere, not zero."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from apportion.network import Data, Network, capture
+from apportion.quantizer import Quantizer, parse_options
+from apportion.sensitivity import FisherSettings, Profile, ProfileArrays, measure_profile, solve_plan
+from apportion.sensitivity.candidates import perturbations
+from apportion.sensitivity.joint import Objective, unit_factors
+from apportion.sensitivity.task import pose_task
+
+OPTIONS = parse_options("w2..6")
+
+
+class Words(nn.Module):
+    """A table of which few rows are used, and a choice of which one side is never taken."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(20, 8)
+        self.first = nn.Linear(8, 8, bias=False)
+        self.second = nn.Linear(8, 8, bias=False)
+        self.head = nn.Linear(8, 6)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.table(ids)
+        chosen = (ids < 15)[..., None].to(x.dtype)
+        return self.head(x + self.first(x * chosen).tanh() + self.second(x * (1 - chosen)).tanh())
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    torch.manual_seed(0)
+    return capture(Words().eval(), torch.zeros(2, 7, dtype=torch.int64))
+
+
+def measured(network: Network, ids: Tensor) -> tuple[Profile, ProfileArrays]:
+    profile, arrays = measure_profile(
+        network, Data(ids, None, "ids"), OPTIONS, settings=FisherSettings(share=1.0)
+    )
+    assert arrays is not None
+    return profile, arrays
+
+
+@pytest.fixture(scope="module")
+def ids() -> Tensor:
+    """The rows 0 to 11, the last two of them once each."""
+    drawn = torch.randint(0, 10, (24, 7), generator=torch.Generator().manual_seed(0))
+    drawn[3, 4], drawn[5, 1] = 10, 11
+    return drawn
+
+
+def test_floors_are_the_mean_cost_of_a_use_times_the_expected_uses(network: Network, ids: Tensor) -> None:
+    profile, arrays = measured(network, ids)
+    assert profile.unused == {"table": 8, "second": 8}
+    table, first, second = network.layers[:3]
+    changes = {
+        layer.name: perturbations(network, layer, OPTIONS, Quantizer()).double().square().sum(2)
+        for layer in (table, first, second)
+    }
+    loss = arrays.channel_loss
+    counts = [int((ids == row).sum()) for row in range(20)]
+    for option in range(len(OPTIONS)):
+        spent = sum(counts[row] * float(changes["table"][row, option]) for row in range(12))
+        cost = float(loss[:12, option].sum()) / spent
+        for row in range(12, 20):
+            # Two rows seen once, eight never.
+            expected = 2 / 8 * cost * float(changes["table"][row, option])
+            assert float(loss[row, option]) == pytest.approx(expected, rel=1e-6)
+        spent = ids.numel() * float(changes["first"][:, option].sum())
+        cost = float(loss[20:28, option].sum()) / spent
+        for channel in range(8):
+            expected = cost * float(changes["second"][channel, option])
+            assert float(loss[28 + channel, option]) == pytest.approx(expected, rel=1e-6)
+    scores = profile.layers[2].scores
+    assert [score.loss for score in scores] == pytest.approx(loss[28:36].sum(0).tolist())
+
+
+def test_where_every_row_and_layer_is_reached_nothing_is_added(network: Network) -> None:
+    every = torch.arange(20).repeat(7).view(20, 7)
+    profile, arrays = measured(network, every)
+    assert profile.unused == {}
+    loss = arrays.projections.double().square().sum(1).sum(0) / 2 / 20
+    for row, layer in enumerate(profile.layers):
+        assert [score.loss for score in layer.scores] == pytest.approx(loss[row].tolist())
+
+
+@pytest.mark.parametrize("objective", ["additive", "joint"])
+def test_a_plan_spends_bits_on_what_was_not_reached(network: Network, ids: Tensor, objective: str) -> None:
+    profile, arrays = measured(network, ids)
+    plan = solve_plan(profile, arrays, "8b", "channel", objective=Objective(objective))
+    options = {layer.name: layer.strip_options() for layer in plan.layers}
+    # Eight bits per weight are codes of more than five: nothing is left at the least.
+    assert "w2" not in options["table"][12:]
+    assert "w2" not in options["second"]
+
+
+def test_floors_have_no_products(network: Network, ids: Tensor) -> None:
+    profile, arrays = measured(network, ids)
+    factors = unit_factors(pose_task(profile, arrays, "6b", "channel"))
+    assert not factors[:, 12:20].any()
+    assert not factors[:, 28:36].any()
