@@ -40,9 +40,10 @@ def live_values(network: Network, sites: Sequence[Site]) -> tuple[LiveValues, ..
     """What is in memory at the operations where most of it can be, in execution order.
 
     A value is there from the operation that computes it to the last that reads it, a view or a part of it.
-    One that is no site and that only one pointwise operation reads (what a convolution gives to the relu after
-    it, or to an addition) is computed into that operation's result and takes no memory; an operation does so with
-    one of its inputs, the last computed. Stored tensors and what is computed from them alone are not counted.
+    One that is no site and that only one pointwise operation reads (what a convolution gives to the relu
+    after it, or to an addition) is computed into that operation's result and takes no memory; an operation
+    does so with one of its inputs, the last computed. Stored tensors and what is computed from them alone
+    are not counted.
 
     Operations at which no more of anything is there than at another are left out.
     """
