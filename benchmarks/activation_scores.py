@@ -51,7 +51,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     kept = RESULTS / "activation_scores.json"
-    found: dict[str, Any] = json.loads(kept.read_text())["networks"] if kept.exists() else {}
+    found: dict[str, Any] = json.loads(kept.read_text())["data"]["networks"] if kept.exists() else {}
     for name in given.networks or CASES:
         found[name] = _case(name)
         print(found[name], flush=True)
@@ -75,7 +75,7 @@ def _write(found: dict[str, Any]) -> None:
         "activation_scores",
         "Scores of activations against exact ones",
         "python benchmarks/activation_scores.py",
-        [Table("", HEADER, rows)],
+        [Table("Agreement, and time", HEADER, rows)],
         notes,
         {"networks": found},
     )

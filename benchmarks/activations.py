@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    found: dict[str, Any] = json.loads(KEPT.read_text())["networks"] if KEPT.exists() else {}
+    found: dict[str, Any] = json.loads(KEPT.read_text())["data"]["networks"] if KEPT.exists() else {}
     for name in given.networks or [RESNET]:
         subject = load_subject(name, SAMPLES[name])
         _measure(subject, [MethodName(method) for method in given.methods], given.rows, found)

@@ -39,14 +39,16 @@ class LiveValues:
 def live_values(network: Network, sites: Sequence[Site]) -> tuple[LiveValues, ...]:
     """What is in memory at the operations where most of it can be, in execution order.
 
-    A value is there from the operation that computes it to the last that reads it or a view of it. One that
-    is no site and that only one pointwise operation reads (what a convolution gives to the relu after it, or
-    to an addition) is computed into that operation's result and takes no memory; an operation does so with
-    one of its inputs, the last computed. Stored tensors and what is computed from them alone are not counted.
+    A value is there from the operation that computes it to the last that reads it, a view or a part of it.
+    One that is no site and that only one pointwise operation reads (what a convolution gives to the relu
+    after it, or to an addition) is computed into that operation's result and takes no memory; an operation
+    does so with one of its inputs, the last computed. Stored tensors and what is computed from them alone
+    are not counted.
 
     Operations at which no more of anything is there than at another are left out.
     """
-    roots, into = view_roots(network.graph), _computed_into(network, {site.name for site in sites})
+    roots = view_roots(network.graph, parts=True)
+    into = _computed_into(network, roots, {site.name for site in sites})
     nodes = {node.name: node for node in network.graph.nodes}
     order = {name: index for index, name in enumerate(nodes)}
     data = _data_values(network.graph)
@@ -89,7 +91,7 @@ def _covers(more: LiveValues, less: LiveValues) -> bool:
     return more.floats >= less.floats and set(more.sites) >= set(less.sites)
 
 
-def _computed_into(network: Network, sites: set[str]) -> dict[str, str]:
+def _computed_into(network: Network, roots: dict[str, str], sites: set[str]) -> dict[str, str]:
     """Values that take no memory, with the pointwise operation that each is computed into."""
     into: dict[str, str] = {}
     for node in network.graph.nodes:
@@ -97,7 +99,8 @@ def _computed_into(network: Network, sites: set[str]) -> dict[str, str]:
         if not (isinstance(target, torch._ops.OpOverload) and torch.Tag.pointwise in target.tags):
             continue
         for source in reversed([each for each in network.graph.nodes if each in node.all_input_nodes]):
-            alone = source.op == "call_function" and len(source.users) == 1 and source.name not in sites
+            own = source.op == "call_function" and roots[source.name] == source.name
+            alone = own and len(source.users) == 1 and source.name not in sites
             if alone and "elements" in source.meta and elements(network, source) == elements(network, node):
                 into[source.name] = node.name
                 break

@@ -37,6 +37,19 @@ _VIEWS = frozenset(
         aten.view.default,
     }
 )
+# Some of the numbers, or all of them several times, where they lie.
+_PARTS = frozenset(
+    {
+        aten.chunk.default,
+        aten.expand.default,
+        aten.select.int,
+        aten.slice.Tensor,
+        aten.split.Tensor,
+        aten.split_with_sizes.default,
+        aten.unbind.int,
+        operator.getitem,
+    }
+)
 _NEVER_NEGATIVE = frozenset(
     {
         aten._softmax.default,
@@ -51,31 +64,27 @@ _NEVER_NEGATIVE = frozenset(
     }
 )
 # Not negative where nothing that enters is.
-_KEEPING = _VIEWS | frozenset(
-    {
-        aten.adaptive_avg_pool1d.default,
-        aten.adaptive_avg_pool2d.default,
-        aten.add.Tensor,
-        aten.avg_pool1d.default,
-        aten.avg_pool2d.default,
-        aten.cat.default,
-        aten.chunk.default,
-        aten.constant_pad_nd.default,
-        aten.expand.default,
-        aten.max_pool1d.default,
-        aten.max_pool2d.default,
-        aten.mean.dim,
-        aten.mul.Tensor,
-        aten.pad.default,
-        aten.repeat_interleave.self_int,
-        aten.select.int,
-        aten.slice.Tensor,
-        aten.split.Tensor,
-        aten.split_with_sizes.default,
-        aten.sum.dim_IntList,
-        aten.unbind.int,
-        operator.getitem,
-    }
+_KEEPING = (
+    _VIEWS
+    | _PARTS
+    | frozenset(
+        {
+            aten.adaptive_avg_pool1d.default,
+            aten.adaptive_avg_pool2d.default,
+            aten.add.Tensor,
+            aten.avg_pool1d.default,
+            aten.avg_pool2d.default,
+            aten.cat.default,
+            aten.constant_pad_nd.default,
+            aten.max_pool1d.default,
+            aten.max_pool2d.default,
+            aten.mean.dim,
+            aten.mul.Tensor,
+            aten.pad.default,
+            aten.repeat_interleave.self_int,
+            aten.sum.dim_IntList,
+        }
+    )
 )
 # With the least value as second argument.
 _CLIPPING = frozenset({aten.clamp.default, aten.clamp_min.default, aten.hardtanh.default})
@@ -122,11 +131,18 @@ class Site:
     by_token: bool
 
 
-def view_roots(graph: fx.Graph) -> dict[str, str]:
-    """For every value, the one whose numbers it holds, itself unless it is a view."""
+def view_roots(graph: fx.Graph, *, parts: bool = False) -> dict[str, str]:
+    """For every value, the one whose numbers it holds, itself unless it is a view.
+
+    Parameters
+    ----------
+    parts : bool
+        Whether what holds some of the numbers only, where they lie, counts as a view too.
+    """
+    views = _VIEWS | _PARTS if parts else _VIEWS
     roots: dict[str, str] = {}
     for node in graph.nodes:
-        source = node.args[0] if node.target in _VIEWS and node.args else None
+        source = node.args[0] if node.target in views and node.args else None
         roots[node.name] = roots[source.name] if isinstance(source, fx.Node) else node.name
     return roots
 
