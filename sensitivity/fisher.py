@@ -14,7 +14,7 @@ from ..quantizer import Option, Quantizer
 from .candidates import OptionWeights, cut_of, perturbations
 from .folding import fold, row_count
 from .labels import Labels, cotangents, noise_count
-from .projections import project_strips
+from .projections import by_sample, project_strips
 from .store import SpanStore, standard_error
 from .subsample import Chosen, choose_samples
 
@@ -212,11 +212,13 @@ def _chunk_scores(
     totals: dict[str, Tensor] = {}
     for index, (call, entering, _) in enumerate(uses):
         # Networks in other floats than the perturbations' are welcome.
-        received = [gradient[index].to(torch.float32) for gradient in gradients]
+        samples = len(logits)
+        received = [by_sample(call, gradient[index].to(torch.float32), samples) for gradient in gradients]
+        entering = by_sample(call, entering.to(torch.float32), samples)
         with torch.inference_mode():
             name = call.layer.name
             cut = cut_of(call.layer, settings.cut)
-            effect = project_strips(call, entering.to(torch.float32), received, deltas[name], cut)
+            effect = project_strips(call, entering, received, deltas[name], cut)
             totals[name] = totals[name] + effect if name in totals else effect
     # The mean over positions (tokens), which are drawn independently.
     scale = (chosen.weight / logits[0, ..., 0].numel()).sqrt().to(logits.device, torch.float32)
