@@ -83,6 +83,22 @@ def test_the_whole_job_states_perplexity_and_context(
     assert again.json["context"] == 16
 
 
+@pytest.mark.parametrize("unit", ["channel", "tile:8", "inputs:16"])
+def test_every_unit_takes_tables_and_steps_per_group(
+    allocate: Any, source: tuple[str, ...], tmp_path: Path, unit: str
+) -> None:
+    done = allocate(
+        "--budget", "5.5b", *source[:4], "--context", 16, "--samples", 6, "--options", "w2g16,w4g16,w8g16",
+        "--unit", unit, "--method", "gptq", "--out", tmp_path,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    assert plan["complexity"]["average_bits"] <= 5.5
+    table = plan["layers"][0]
+    assert table["name"] == "model.embed_tokens"
+    assert table.get("cut") == ("inputs:16" if unit == "inputs:16" else None)
+
+
 def test_the_default_context_is_what_the_model_takes(
     allocate: Any, source: tuple[str, ...], tmp_path: Path
 ) -> None:
