@@ -161,16 +161,17 @@ def _draw(subject: Subject, cells: Cells) -> Figure:
     colors = dict(zip((UNIFORM, *UNITS), ("#000000", "#0072B2", "#D55E00", "#009E73"), strict=True))
     for name, found in cells.items():
         unit, method = name.rsplit(", ", 1)
-        points = sorted((cell["average_bits"], cell["perplexity"]) for cell in found.values())
+        points = sorted(
+            (cell["average_bits"], 100 * (cell["perplexity"] / cell["float_perplexity"] - 1))
+            for cell in found.values()
+        )
         style = (
             {"linestyle": "--", "marker": "o"} if method == "nearest" else {"linestyle": "-", "marker": "s"}
         )
         axes.plot(*zip(*points, strict=True), color=colors[unit], label=name, markersize=4, **style)
-    level = next(iter(next(iter(cells.values())).values()))["float_perplexity"]
-    axes.axhline(level, color="#888888", linewidth=1, label="float")
     axes.set_yscale("log")
     axes.set_xlabel("average stored bits per weight, overheads included")
-    axes.set_ylabel(f"perplexity, context {WINDOW}, held-out text")
+    axes.set_ylabel(f"rise of the perplexity in percent, context {WINDOW}, held-out text", fontsize=9)
     axes.set_title(f"{subject.name}, steps per 64 weights")
     axes.grid(alpha=0.3, which="both")
     axes.legend(frameon=False, fontsize=8)
