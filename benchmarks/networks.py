@@ -12,7 +12,7 @@ from report import assets_folder
 
 from apportion.network import Data, Network, capture, load_data
 
-__all__ = ["LLAMA", "MOBILENET", "NETWORKS", "RESNET", "VIT", "Subject", "load_subject"]
+__all__ = ["LLAMA", "MOBILENET", "NETWORKS", "RESNET", "VIT", "Subject", "load_subject", "load_tied_llama"]
 
 RESNET, MOBILENET, VIT = "cifar10_resnet20", "mobilenetv1_075_in1k", "vit_tiny_in1k"
 NETWORKS = (RESNET, MOBILENET, VIT)
@@ -44,6 +44,15 @@ def load_subject(name: str, samples: int) -> Subject:
         held_out = _imagenet(models, name, "imagenet_nips17_a500_224.zip", None)
     network = capture(models.load(name), calibration.inputs[:2])
     return Subject(name, network, calibration, held_out)
+
+
+def load_tied_llama(samples: int, judging: int) -> Subject:
+    """The language model with its table and its last layer as the one tensor that they were trained as."""
+    module = _models().load(LLAMA)
+    module.output.weight = module.tok_embeddings.weight
+    calibration = _windows("tinystories_calib", samples)
+    network = capture(module, calibration.inputs[:2])
+    return Subject(LLAMA, network, calibration, _windows("tinystories_test", judging))
 
 
 def _models() -> ModuleType:

@@ -63,7 +63,8 @@ def quality_table(plan: Plan, uniform: Plan | None, uniform_quality: Measured | 
     tokens = measured is not None and measured.perplexity is not None
     names = ("network", "bits per weight", "size", "of float", "KL to float", "accuracy", "perplexity")
     for name in names if tokens else names[:-1]:
-        table.add_column(name, justify="left" if name == "network" else "right")
+        whole = name in ("accuracy", "perplexity")
+        table.add_column(name, justify="left" if name == "network" else "right", no_wrap=whole)
     complexity = plan.complexity
     float_accuracy = measured.float_accuracy if measured else None
     float_bits = complexity.float_bits

@@ -12,7 +12,7 @@ from ..network import ActivationStore, Layer, Network, Segment
 from .candidates import cut_of
 from .folding import fold, row_count
 from .labels import Labels, cotangents, noise_count
-from .projections import project_strips
+from .projections import by_sample, project_strips
 from .store import SegmentStore
 from .subsample import Chosen
 from .sweep import CARRIED, Cotangents, LayerUse, Sweep
@@ -100,7 +100,7 @@ class FisherPass:
 
             leaving = None if after is None else after.entering[at]
             uses, entering = sweep.back(number, at, drawn if leaving is None else leaving)
-            effects = self._effects(uses, deltas, leaving or [])
+            effects = self._effects(uses, deltas, leaving or [], len(chunk.index))
             for draw, cotangents_ in enumerate(entering):
                 for name, effect in effects.items():
                     if name not in {layer.name for layer in segment.layers}:
@@ -137,7 +137,7 @@ class FisherPass:
         return torch.cat(found, 1).view(-1, *logits.shape)
 
     def _effects(
-        self, uses: Sequence[LayerUse], deltas: dict[str, Tensor], leaving: Cotangents
+        self, uses: Sequence[LayerUse], deltas: dict[str, Tensor], leaving: Cotangents, samples: int
     ) -> dict[str, Tensor]:
         """Effect of every option on the output, (strips, samples, draws, options), by layer.
 
@@ -152,10 +152,10 @@ class FisherPass:
         }
         for use in uses:
             # Networks in other floats than the perturbations' are welcome.
-            received = [gradient.to(torch.float32) for gradient in use.received]
+            received = [by_sample(use.call, gradient.to(torch.float32), samples) for gradient in use.received]
             with torch.inference_mode():
                 name, strips = use.call.layer.name, cut_of(use.call.layer, self.cut)
-                entering = use.entering.to(torch.float32)
+                entering = by_sample(use.call, use.entering.to(torch.float32), samples)
                 effect = project_strips(use.call, entering, received, deltas[name], strips)
             # Not an inference tensor: it may be kept.
             totals[name] = totals[name] + effect if name in totals else effect.clone()

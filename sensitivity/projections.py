@@ -17,14 +17,36 @@ import torch
 from torch import Tensor
 
 from ..allocator import LayerCut
+from ..errors import InputError
 from ..network import Layer, LayerCall
 from .lookups import project_lookups
 
-__all__ = ["project", "project_strips"]
+__all__ = ["by_sample", "project", "project_strips"]
 
 # Unfolded inputs and per-sample gradients are handled in pieces that stay near the processor's cache.
 UNFOLDED_FLOATS = 2**20
 GRADIENT_FLOATS = 2**22
+
+
+def by_sample(call: LayerCall, values: Tensor, samples: int) -> Tensor:
+    """What enters or leaves a linear layer with the samples as first axis.
+
+    Networks fold tokens into the axis of samples before a mixture of experts, or windows of an image: sample
+    after sample, so they are unfolded into an axis of their own.
+
+    Raises
+    ------
+    InputError
+        The first axis is no multiple of the samples; names the layer.
+    """
+    if len(values) == samples:
+        return values
+    if call.layer.kind == "conv" or len(values) % samples:
+        raise InputError(
+            f"layer '{call.layer.name}': for {samples} samples its first axis is {len(values)}, so what it "
+            "does to one of them is not known; leave it out with --exclude, or use --scores exact"
+        )
+    return values.reshape(samples, len(values) // samples, *values.shape[1:])
 
 
 def project(

@@ -6,6 +6,7 @@ is known of those that were reached, per use and squared error, for about one us
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -55,8 +56,8 @@ def find_floors(
     A row that no token used gets ``m k(o) |d(row, o)|^2``. By Good and Turing the rows not seen will be used
     as often in so much data as there are rows seen once; m is that number, 1 or more, over the number of rows
     not seen, 1 at most. A layer that nothing but zeros entered, as of an expert that was never chosen, gets
-    the same with m = 1 from the layers of its kind and shape, or from all, where n counts the places that
-    were not zero.
+    the same with m = 1 from the layers of its shape whose names differ in numbers alone, or from all, where n
+    counts the places that were not zero.
 
     Channels without effect in a layer that has some keep their zero.
 
@@ -103,8 +104,8 @@ def find_floors(
             cost = own[layer.name].sum(0) / (count[:, None] * error(layer)).sum(0).clamp_min(1e-300)
             expected = min(1.0, max(1, int((count == 1).sum())) / int(missing.sum()))
         else:
-            like = [each for each in layers if each not in dead and each.kind != "embedding"]
-            like = [each for each in like if (each.kind, each.shape) == (layer.kind, layer.shape)] or like
+            scored = [each for each in layers if each not in dead and each.kind != "embedding"]
+            like = [each for each in scored if _family(each) == _family(layer)] or scored
             missing, expected = torch.ones(len(own[layer.name]), dtype=torch.bool), 1.0
             spent = sum(float(uses[each.name]) * error(each).sum(0) for each in like)
             gained = sum(own[each.name].sum(0) for each in like)
@@ -113,6 +114,11 @@ def find_floors(
         floors[place] = expected * cost * error(layer) * missing[:, None]
         unused[layer.name] = int(missing.sum())
     return Floors(floors, {layer.name: unused[layer.name] for layer in layers if layer.name in unused})
+
+
+def _family(layer: Layer) -> tuple[str, tuple[int, ...]]:
+    """What experts of one kind have in common, in all layers: the name but for numbers, and the shape."""
+    return re.sub(r"\d+", "0", layer.name), layer.shape
 
 
 def _squared_errors(

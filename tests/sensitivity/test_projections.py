@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from apportion.errors import InputError
 from apportion.network import Layer, LayerCall, from_rows
 from apportion.sensitivity import projections
 
@@ -163,3 +164,12 @@ def test_options_that_change_nothing_have_no_effect() -> None:
     found = projections.project(case.layer, case.call, drawn.inputs, drawn.cotangents, drawn.deltas)
     assert bool((found[..., 1] == 0).all())
     assert bool((found[..., 0] != 0).all())
+
+
+def test_tokens_folded_into_the_axis_of_samples_are_unfolded_sample_by_sample() -> None:
+    case = linear((7,), 5)
+    tokens = torch.randn(SAMPLES, 4, 7)
+    assert torch.equal(projections.by_sample(case.call, tokens.flatten(0, 1), SAMPLES), tokens)
+    assert projections.by_sample(case.call, tokens, SAMPLES) is tokens
+    with pytest.raises(InputError, match=r"layer 'l': for 3 samples its first axis is 4"):
+        projections.by_sample(case.call, tokens[0], SAMPLES)

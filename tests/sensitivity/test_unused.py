@@ -22,14 +22,14 @@ class Words(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.table = nn.Embedding(20, 8)
-        self.first = nn.Linear(8, 8, bias=False)
-        self.second = nn.Linear(8, 8, bias=False)
+        self.side0 = nn.Linear(8, 8, bias=False)
+        self.side1 = nn.Linear(8, 8, bias=False)
         self.head = nn.Linear(8, 6)
 
     def forward(self, ids: Tensor) -> Tensor:
         x = self.table(ids)
         chosen = (ids < 15)[..., None].to(x.dtype)
-        return self.head(x + self.first(x * chosen).tanh() + self.second(x * (1 - chosen)).tanh())
+        return self.head(x + self.side0(x * chosen).tanh() + self.side1(x * (1 - chosen)).tanh())
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def ids() -> Tensor:
 
 def test_floors_are_the_mean_cost_of_a_use_times_the_expected_uses(network: Network, ids: Tensor) -> None:
     profile, arrays = measured(network, ids)
-    assert profile.unused == {"table": 8, "second": 8}
+    assert profile.unused == {"table": 8, "side1": 8}
     table, first, second = network.layers[:3]
     changes = {
         layer.name: perturbations(network, layer, OPTIONS, Quantizer()).double().square().sum(2)
@@ -71,10 +71,10 @@ def test_floors_are_the_mean_cost_of_a_use_times_the_expected_uses(network: Netw
             # Two rows seen once, eight never.
             expected = 2 / 8 * cost * float(changes["table"][row, option])
             assert float(loss[row, option]) == pytest.approx(expected, rel=1e-6)
-        spent = ids.numel() * float(changes["first"][:, option].sum())
+        spent = ids.numel() * float(changes["side0"][:, option].sum())
         cost = float(loss[20:28, option].sum()) / spent
         for channel in range(8):
-            expected = cost * float(changes["second"][channel, option])
+            expected = cost * float(changes["side1"][channel, option])
             assert float(loss[28 + channel, option]) == pytest.approx(expected, rel=1e-6)
     scores = profile.layers[2].scores
     assert [score.loss for score in scores] == pytest.approx(loss[28:36].sum(0).tolist())
@@ -96,7 +96,7 @@ def test_a_plan_spends_bits_on_what_was_not_reached(network: Network, ids: Tenso
     options = {layer.name: layer.strip_options() for layer in plan.layers}
     # Eight bits per weight are codes of more than five: nothing is left at the least.
     assert "w2" not in options["table"][12:]
-    assert "w2" not in options["second"]
+    assert "w2" not in options["side1"]
 
 
 def test_floors_have_no_products(network: Network, ids: Tensor) -> None:
