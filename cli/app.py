@@ -79,7 +79,7 @@ from .reading import evaluate, plot, show
 from .report import print_json, report_plan, warn_of_doubt
 from .scoring import scoring_of
 from .stages import Job
-from .tables import plan_lines, plan_table, profile_table, quality_table
+from .tables import activation_table, plan_lines, plan_table, profile_table, quality_table
 from .until_stable import check_until_stable, load_for_rounds, stable_profile
 
 __all__ = ["app"]
@@ -297,6 +297,8 @@ def profile(
         typer.echo(found.model_dump_json(exclude_none=True))
     else:
         reporter.result(profile_table(found))
+        if found.activations is not None:
+            reporter.result(activation_table(found.activations))
 
 
 @app.command()
