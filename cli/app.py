@@ -9,10 +9,7 @@ from ..quantizer import PointFit, RangeSearch, Rounding, StepSearch
 from ..reconstruct import PRESETS, MethodName
 from ..sensitivity import Labels, check_feasible, with_confidence
 from .arguments import (
-    OPTIONS,
     OUT,
-    AfterOrAutoArg,
-    AttentionArg,
     BlockLossArg,
     BudgetArg,
     ConstraintsArg,
@@ -20,38 +17,27 @@ from .arguments import (
     CorrectArg,
     DataArg,
     DeviceArg,
-    DrawsArg,
     DropArg,
     EvalArg,
     ExcludeArg,
-    FitArg,
     ForbidArg,
     ForceArg,
     GranularityArg,
     IterationsArg,
     JsonArg,
-    LabelsArg,
     LayerOptionsArg,
     LosslessArg,
     MaxDropArg,
     MeanArg,
-    MemoryArg,
     MethodArg,
     ModelArg,
     ObjectiveArg,
-    OptionsArg,
     OutArg,
-    PercentileArg,
     PinArg,
-    PowerArg,
     PresetArg,
     QuietArg,
-    RangesArg,
     RefineArg,
-    RoundingArg,
     SamplesArg,
-    ScoresArg,
-    SearchArg,
     SeedArg,
     StdArg,
     TableArg,
@@ -77,6 +63,22 @@ from .lossless import ANY_SIZE, searched_data, tolerance_of
 from .making import making_of
 from .reading import evaluate, plot, show
 from .report import print_json, warn_of_doubt
+from .score_arguments import (
+    OPTIONS,
+    AfterOrAutoArg,
+    AttentionArg,
+    DrawsArg,
+    FitArg,
+    LabelsArg,
+    MemoryArg,
+    OptionsArg,
+    PercentileArg,
+    PowerArg,
+    RangesArg,
+    RoundingArg,
+    ScoresArg,
+    SearchArg,
+)
 from .scoring import scoring_of
 from .stages import Job
 from .steps import finalize, profile, solve

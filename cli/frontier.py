@@ -19,10 +19,7 @@ from ..reconstruct import MethodName
 from ..sensitivity import Labels, check_feasible
 from .along import Stretch, measure_frontier
 from .arguments import (
-    OPTIONS,
     OUT,
-    AfterArg,
-    AttentionArg,
     BlockLossArg,
     ConstraintsArg,
     ContextArg,
@@ -30,34 +27,23 @@ from .arguments import (
     CountArg,
     DataArg,
     DeviceArg,
-    DrawsArg,
     DropArg,
     EvalArg,
     ExcludeArg,
-    FitArg,
     ForbidArg,
     ForceArg,
     FromArg,
     GranularityArg,
     IterationsArg,
     JsonArg,
-    LabelsArg,
     LayerOptionsArg,
     ManyMethodArg,
     MeanArg,
-    MemoryArg,
     ModelArg,
-    OptionsArg,
     OutArg,
-    PercentileArg,
     PinArg,
-    PowerArg,
     QuietArg,
-    RangesArg,
-    RoundingArg,
     SamplesArg,
-    ScoresArg,
-    SearchArg,
     SeedArg,
     StdArg,
     TieArg,
@@ -74,6 +60,22 @@ from .limits import check_unit, limits_of
 from .lossless import ANY_SIZE
 from .making import making_of
 from .rivals import rivals
+from .score_arguments import (
+    OPTIONS,
+    AfterArg,
+    AttentionArg,
+    DrawsArg,
+    FitArg,
+    LabelsArg,
+    MemoryArg,
+    OptionsArg,
+    PercentileArg,
+    PowerArg,
+    RangesArg,
+    RoundingArg,
+    ScoresArg,
+    SearchArg,
+)
 from .scoring import scoring_of
 from .stages import Job
 from .tables import samples_of

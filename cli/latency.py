@@ -16,7 +16,6 @@ from ..errors import InputError
 from ..export import LayerLatency, measure_latency
 from ..quantizer import parse_options
 from .arguments import (
-    OPTIONS,
     ContextArg,
     DataArg,
     ExcludeArg,
@@ -24,7 +23,6 @@ from .arguments import (
     JsonArg,
     MeanArg,
     ModelArg,
-    OptionsArg,
     QuietArg,
     StdArg,
     TokenizerArg,
@@ -33,6 +31,10 @@ from .arguments import (
 from .console import Reporter
 from .export import Kernels, KernelsArg
 from .inputs import source_of
+from .score_arguments import (
+    OPTIONS,
+    OptionsArg,
+)
 
 __all__ = ["latency"]
 

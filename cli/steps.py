@@ -9,10 +9,7 @@ from ..errors import InputError
 from ..quantizer import PointFit, RangeSearch, Rounding, StepSearch
 from ..sensitivity import Labels, read_profile, solve_plan, with_confidence
 from .arguments import (
-    OPTIONS,
     OUT,
-    AfterArg,
-    AttentionArg,
     BlockLossArg,
     BudgetArg,
     ComparedBudgetArg,
@@ -20,37 +17,25 @@ from .arguments import (
     CorrectArg,
     DataArg,
     DeviceArg,
-    DrawsArg,
     DropArg,
     EvalArg,
     ExcludeArg,
-    FitArg,
     ForbidArg,
     ForceArg,
     GranularityArg,
     IterationsArg,
     JsonArg,
-    LabelsArg,
     LayerOptionsArg,
     MeanArg,
-    MemoryArg,
     MethodArg,
     ModelArg,
     ObjectiveArg,
-    OptionsArg,
     OutArg,
-    PercentileArg,
     PinArg,
     PlanArg,
-    PowerArg,
     ProfileArg,
-    ProfileUnitArg,
     QuietArg,
-    RangesArg,
-    RoundingArg,
     SamplesArg,
-    ScoresArg,
-    SearchArg,
     SeedArg,
     SolveUnitArg,
     StdArg,
@@ -67,9 +52,26 @@ from .inputs import source_of
 from .limits import check_unit, limits_of
 from .making import making_of
 from .report import report_plan
+from .score_arguments import (
+    OPTIONS,
+    AfterArg,
+    AttentionArg,
+    DrawsArg,
+    FitArg,
+    LabelsArg,
+    MemoryArg,
+    OptionsArg,
+    PercentileArg,
+    PowerArg,
+    ProfileUnitArg,
+    RangesArg,
+    RoundingArg,
+    ScoresArg,
+    SearchArg,
+)
 from .scoring import scoring_of
 from .stages import Job
-from .tables import profile_table
+from .tables import activation_table, profile_table
 from .until_stable import check_until_stable, load_for_rounds, stable_profile
 
 __all__ = ["finalize", "profile", "solve"]
@@ -130,6 +132,8 @@ def profile(
         typer.echo(found.model_dump_json(exclude_none=True))
     else:
         reporter.result(profile_table(found))
+        if found.activations is not None:
+            reporter.result(activation_table(found.activations))
 
 
 def solve(

@@ -18,9 +18,17 @@ from ..allocator import (
     parse_unit,
 )
 from ..reconstruct import PRESETS, MethodName, PresetName
-from ..sensitivity import Profile, certifies_activations
+from ..sensitivity import ActivationProfile, Profile, certifies_activations
 
-__all__ = ["plan_lines", "plan_table", "profile_table", "quality_table", "samples_of", "unused_line"]
+__all__ = [
+    "activation_table",
+    "plan_lines",
+    "plan_table",
+    "profile_table",
+    "quality_table",
+    "samples_of",
+    "unused_line",
+]
 
 
 MOST_NAMED = 12
@@ -205,6 +213,20 @@ def profile_table(profile: Profile) -> Table:
     for layer in profile.layers:
         scores = {score.option: f"{score.loss:.1e}" for score in layer.scores}
         table.add_row(layer.name, *(scores.get(option, "-") for option in profile.options))
+    return table
+
+
+def activation_table(found: ActivationProfile) -> Table:
+    """Loss of every option of every value, and who reads it."""
+    table = Table(title=f"KL to float when one value is stored in low bits, {found.method}")
+    table.add_column("value", overflow="fold")
+    table.add_column("read by", overflow="fold")
+    for option in found.options:
+        table.add_column(option, justify="right")
+    for site in found.sites:
+        scores = {score.option: f"{score.loss:.1e}" for score in site.scores}
+        readers = ", ".join(site.readers) or "attention"
+        table.add_row(site.name, readers, *(scores.get(option, "-") for option in found.options))
     return table
 
 

@@ -162,6 +162,8 @@ def find_sites(network: Network, *, attention: bool = False) -> tuple[Site, ...]
     by_token: dict[str, bool] = {}
     for layer in network.layers:
         for node, value in zip(layer.nodes, network.reads(layer), strict=True):
+            if node in layer.lookups:
+                continue
             root = roots[value]
             macs = nodes[node].meta.get("elements", 0) * layer.fan_in
             of = readers.setdefault(root, {})

@@ -1,6 +1,7 @@
 """Scores: what every option of every layer costs in quality, and the document that keeps them."""
 
 from .activation_grids import ActivationSettings, SiteOptions, site_options
+from .activation_profile import ActivationProfile
 from .activation_scores import ActivationScores, score_activations, score_activations_exact
 from .candidates import OptionWeights
 from .chart import SensitivityData, draw_sensitivity, sensitivity_data
@@ -32,6 +33,7 @@ from .uniform import uniform_options
 
 __all__ = [
     "MOST_REGRET",
+    "ActivationProfile",
     "ActivationScores",
     "ActivationSettings",
     "After",

@@ -79,6 +79,16 @@ def test_an_edited_width_is_counted_again(run: Path, tmp_path: Path, allocate: A
     assert "more than its budget" in " ".join(outcome.err.split())
 
 
+def test_a_profile_shows_every_value_and_its_readers(tmp_path: Path, allocate: Allocate) -> None:
+    arguments = ("--samples", 16, "--options", "w4a4,w4a8", "--ranges", "minmax", "--out", tmp_path / "run")
+    outcome = allocate("profile", *arguments)
+    assert outcome.code == 0, outcome
+    text = " ".join(outcome.out.split())
+    assert "when one value is stored in low bits, fisher" in text
+    for word in ("inputs_0", "mean", "classifier", "a4", "a8"):
+        assert word in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
