@@ -41,9 +41,9 @@ def cotangents(logits: Tensor, labels: Labels, draws: int, noise: Tensor | None)
         The dimensions between are positions (tokens), drawn independently.
     draws : int
         Directions per sample; ignored for ``all``.
-    noise : Tensor, shape (samples, ..., draws) or (samples, ..., draws - 1 + classes)
+    noise : Tensor, shape (samples, ..., `noise_count`)
         Uniform in [0, 1): a number per label for ``sampled``; for ``projected`` a sign per leading
-        direction and one per class.
+        direction, of which there are ``min(draws - 1, classes)``, and one per class.
 
     Returns
     -------
@@ -73,13 +73,15 @@ def cotangents(logits: Tensor, labels: Labels, draws: int, noise: Tensor | None)
         directions = directions / draws**0.5
     else:
         signs = torch.where(noise < 0.5, -1.0, 1.0).to(p.dtype)
-        directions = _projected(p, signs[..., : draws - 1], signs[..., draws - 1 :])
+        directions = _projected(p, signs[..., :-classes], signs[..., -classes:])
     return directions.to(logits.dtype)
 
 
 def noise_count(labels: Labels, draws: int, classes: int) -> int:
     """Numbers of noise per position that `cotangents` needs."""
-    return {Labels.SAMPLED: draws, Labels.PROJECTED: draws - 1 + classes, Labels.ALL: 0}[labels]
+    # The information has no more directions than there are classes.
+    leading = min(draws - 1, classes)
+    return {Labels.SAMPLED: draws, Labels.PROJECTED: leading + classes, Labels.ALL: 0}[labels]
 
 
 def _projected(p: Tensor, leading_signs: Tensor, class_signs: Tensor) -> Tensor:
