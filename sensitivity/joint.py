@@ -138,7 +138,7 @@ def _own(factors: NDArray[np.float32]) -> NDArray[np.float64]:
 
 def _shrunk(problem: MultiProblem, factors: NDArray[np.float32], shrinkage: float) -> JointProblem:
     # What no sample reached has no products, and keeps all of its floor.
-    reached = np.asarray(factors.any(axis=(0, 2)))
+    reached = np.asarray(factors.any(axis=(1, 2)))
     own = np.where(reached[:, None], 1 - shrinkage, 1.0) * problem.loss
     linear = replace(problem, loss=own)
     return JointProblem(linear, np.float32(shrinkage**0.5) * factors)
