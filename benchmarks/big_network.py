@@ -13,11 +13,11 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -86,12 +86,13 @@ def main() -> None:
     sizes = [wide(given.wide)] if given.wide else [depth(layers) for layers in (4, 8, 16)]
     for size in () if given.only_report else sizes:
         name = f"{size.layers} layers, {size.hidden} wide"
-        report({**kept(), name: measured(name, size, given.threads)})
+        for result in measured(name, size, given.threads):
+            report({**kept(), name: result})
     report(kept())
 
 
-def measured(name: str, size: Size, threads: int) -> dict[str, Any]:
-    """All stages of one network, each in a process of its own."""
+def measured(name: str, size: Size, threads: int) -> Iterator[dict[str, Any]]:
+    """What is known after each stage of one network; each is a process of its own."""
     result: dict[str, Any] = {"size": asdict(size), "weights": size.weights, "threads": threads}
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
@@ -109,8 +110,7 @@ def measured(name: str, size: Size, threads: int) -> dict[str, Any]:
             )  # fmt: skip
             result[stage] = json.loads(done.stdout.splitlines()[-1])
             print(name, stage, result[stage], flush=True)
-        shutil.rmtree(folder / "model")
-    return result
+            yield result
 
 
 def write_llama(folder: Path, size: Size) -> None:
