@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -34,6 +35,8 @@ from apportion.reconstruct import Gptq, measure_finalized
 from apportion.sensitivity import FisherSettings, measure_profile, read_profile, solve_plan, write_profile
 
 STAGES = ("profile", "solve", "finalize")
+# Without it the C library keeps large freed tensors in a heap with gaps, which grows with every layer.
+ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
 BUDGET, OPTIONS = "4b", "w3,w4,w6"
 
 
@@ -106,7 +109,7 @@ def measured(name: str, size: Size, threads: int) -> Iterator[dict[str, Any]]:
                     sys.executable, __file__, "--stage", stage, "--folder", str(folder),
                     "--size", json.dumps(asdict(size)), "--threads", str(threads),
                 ],
-                check=True, stdout=subprocess.PIPE, text=True,
+                check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, **ENVIRONMENT},
             )  # fmt: skip
             result[stage] = json.loads(done.stdout.splitlines()[-1])
             print(name, stage, result[stage], flush=True)
