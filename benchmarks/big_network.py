@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ from apportion.reconstruct import Gptq, measure_finalized
 from apportion.sensitivity import FisherSettings, measure_profile, read_profile, solve_plan, write_profile
 
 STAGES = ("profile", "solve", "finalize")
+# Without it the C library keeps large freed tensors in a heap with gaps, which grows with every layer.
+ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
 BUDGET, OPTIONS = "4b", "w3,w4,w6"
 
 
@@ -86,12 +89,13 @@ def main() -> None:
     sizes = [wide(given.wide)] if given.wide else [depth(layers) for layers in (4, 8, 16)]
     for size in () if given.only_report else sizes:
         name = f"{size.layers} layers, {size.hidden} wide"
-        report({**kept(), name: measured(name, size, given.threads)})
+        for result in measured(name, size, given.threads):
+            report({**kept(), name: result})
     report(kept())
 
 
-def measured(name: str, size: Size, threads: int) -> dict[str, Any]:
-    """All stages of one network, each in a process of its own."""
+def measured(name: str, size: Size, threads: int) -> Iterator[dict[str, Any]]:
+    """What is known after each stage of one network; each is a process of its own."""
     result: dict[str, Any] = {"size": asdict(size), "weights": size.weights, "threads": threads}
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
@@ -105,12 +109,11 @@ def measured(name: str, size: Size, threads: int) -> dict[str, Any]:
                     sys.executable, __file__, "--stage", stage, "--folder", str(folder),
                     "--size", json.dumps(asdict(size)), "--threads", str(threads),
                 ],
-                check=True, stdout=subprocess.PIPE, text=True,
+                check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, **ENVIRONMENT},
             )  # fmt: skip
             result[stage] = json.loads(done.stdout.splitlines()[-1])
             print(name, stage, result[stage], flush=True)
-        shutil.rmtree(folder / "model")
-    return result
+            yield result
 
 
 def write_llama(folder: Path, size: Size) -> None:

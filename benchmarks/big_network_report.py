@@ -29,7 +29,7 @@ def report(found: dict[str, Any]) -> None:
         Table(
             "Peak memory of every stage, GB (10^9 bytes)",
             [
-                "network", "weights", "as float32", "--memory", "at start", *STAGES, "finalize over float32",
+                "network", "weights", "as float32", "--memory", "at start", *STAGES
             ],
             [_memory_row(name, each) for name, each in found.items()],
         ),
@@ -44,13 +44,7 @@ def report(found: dict[str, Any]) -> None:
         Table(
             "What was made",
             ["network", "predicted loss", "measured loss", "float32, MB", "packed, MB"],
-            [
-                [
-                    name, each["solve"]["predicted_loss"], each["finalize"]["loss"],
-                    4 * each["weights"] / 1e6, each["finalize"]["packed_bytes"] / 1e6,
-                ]
-                for name, each in found.items()
-            ],
+            [_made_row(name, each) for name, each in found.items()],
         ),
         Table("On paper: Llama 2 70B", ["what", "GB"], _paper(3)),
     ]  # fmt: skip
@@ -62,20 +56,31 @@ def report(found: dict[str, Any]) -> None:
 
 
 def _memory_row(name: str, each: dict[str, Any]) -> list[object]:
-    peaks = [each[stage]["peak_bytes"] / GB for stage in STAGES]
-    start = each["finalize"]["start_bytes"] / GB
-    return [
-        name, each["weights"], 4 * each["weights"] / GB, each["size"]["memory_bytes"] / GB, start, *peaks,
-        peaks[-1] / (4 * each["weights"] / GB),
-    ]  # fmt: skip
+    peaks = [each[stage]["peak_bytes"] / GB if stage in each else None for stage in STAGES]
+    whole = 4 * each["weights"] / GB
+    return [name, each["weights"], whole, each["size"]["memory_bytes"] / GB, _start(each), *peaks]
+
+
+def _start(each: dict[str, Any]) -> float:
+    return float(each["profile"]["start_bytes"]) / GB
 
 
 def _seconds_row(name: str, each: dict[str, Any]) -> list[object]:
     layers = each["size"]["layers"]
-    profile, solve, finalize = (each[stage]["seconds"] for stage in STAGES)
+    profile, solve, finalize = (each.get(stage, {}).get("seconds", {}) for stage in STAGES)
+    gptq = finalize.get("gptq")
     return [
-        name, profile["capture"], profile["scores"], solve["solve"], finalize["gptq"], finalize["measure"],
-        finalize["save"], profile["scores"] / layers, finalize["gptq"] / layers,
+        name, profile["capture"], profile["scores"], solve.get("solve"), gptq, finalize.get("measure"),
+        finalize.get("save"), profile["scores"] / layers, None if gptq is None else gptq / layers,
+    ]  # fmt: skip
+
+
+def _made_row(name: str, each: dict[str, Any]) -> list[object]:
+    finalize = each.get("finalize", {})
+    packed = finalize.get("packed_bytes")
+    return [
+        name, each.get("solve", {}).get("predicted_loss"), finalize.get("loss"), 4 * each["weights"] / 1e6,
+        None if packed is None else packed / 1e6,
     ]  # fmt: skip
 
 
@@ -95,7 +100,7 @@ def _paper(options: int) -> list[list[object]]:
 
 
 def _notes(found: dict[str, Any]) -> list[str]:
-    deep = [each for each in found.values() if each["size"]["hidden"] == 512]
+    deep = _deep(found)
     wide = [each for each in found.values() if each["size"]["hidden"] == 2048]
     notes = [
         "Llamas of random weights, in shards of bfloat16, one per layer; 8 samples of 32 random tokens; "
@@ -109,52 +114,65 @@ def _notes(found: dict[str, Any]) -> list[str]:
     ]
     if len(deep) > 1:
         low, high = deep[0], deep[-1]
-        ratio = high["size"]["layers"] / low["size"]["layers"]
-        growth = [(high[stage]["peak_bytes"] - low[stage]["peak_bytes"]) / 1e6 for stage in STAGES]
-        weights = 4 * (high["weights"] - low["weights"]) / 1e6
+        more = high["size"]["layers"] - low["size"]["layers"]
+        growth = [(high[stage]["peak_bytes"] - low[stage]["peak_bytes"]) / 1e6 / more for stage in STAGES]
+        weights = 4 * (high["weights"] - low["weights"]) / 1e6 / more
         notes.append(
-            f"From {low['size']['layers']} to {high['size']['layers']} layers ({ratio:.0f} times as many, "
-            f"{weights:.0f} MB more of float32 weights) the peaks change by {growth[0]:.0f} MB (profile), "
-            f"{growth[1]:.0f} MB (solve) and {growth[2]:.0f} MB (finalize): the program itself, which "
-            f"has more "
-            "nodes, and the scores."
+            f"From {low['size']['layers']} to {high['size']['layers']} layers the peaks grow by "
+            f"{growth[0]:.1f} MB a layer (profile), {growth[1]:.1f} MB (solve) and {growth[2]:.1f} MB "
+            f"(finalize), "
+            f"where a layer of this width weighs {weights:.0f} MB as float32: the program, which has "
+            f"more nodes, "
+            "and the scores. In finalize there is also a cache of dequantized weights for measuring, of "
+            "at most 268 MB, which these networks do not fill. That is with "
+            "`MALLOC_MMAP_THRESHOLD_=1048576` in the environment. Without "
+            "it the C "
+            "library of Linux keeps freed tensors in a heap with gaps: then it is 11, 2 and 27 MB a layer "
+            "(peaks of 0.73 and 1.05 GB in finalize at 4 and 16 layers)."
         )
     if wide and max(each["size"]["layers"] for each in wide) < 22:
         (each,) = wide
         share = 22 / each["size"]["layers"]
         scores = each["profile"]["seconds"]["scores"] * share
-        gptq = each["finalize"]["seconds"]["gptq"] * share
         notes.append(
-            f"**The network of 1.1 billion weights (22 layers) was not run whole**: what is measured is "
-            f"{each['size']['layers']} of its layers with its embedding and head, {each['weights']:,} "
-            f"weights. "
-            "Since peaks do not follow the depth, its peaks are expected to be the same; its scores to take "
-            f"{scores:,.0f} s and its GPTQ {gptq:,.0f} s on the same machine, time being linear in the "
-            f"depth. "
-            "`--wide 22` runs it."
+            "**The network of 1.1 billion weights (22 layers) was not run whole**: what is measured is "
+            f"{each['size']['layers']} of its layers with embedding and head, {each['weights']:,} weights. "
+            f"Its scores are expected to take {scores:,.0f} s on the same machine, time being linear in the "
+            "depth. `--wide 22` runs it."
         )
+        notes.append("The wide network was measured without that setting.")
+        if "finalize" not in each:
+            notes.append("Its GPTQ was cut off when time was up, and has no numbers here.")
+    notes.append(
+        "The embedding stayed float in these runs, and is stored so; it has become a layer of its own since."
+    )
     notes.append(
         "Seconds were taken on two cores that other work shared, about a third of one for this: they "
         "compare "
         "stages and depths, and are no measure of speed."
     )
     notes.append(
-        "On paper, a network of 70 billion weights: nothing in memory grows with the number of layers "
-        "but the "
-        "scores and the program. What one layer asks for does grow: GPTQ's Gram matrices, with the "
-        "square of a "
-        "layer's inputs, are what decides, and call for about 40 GB at 28,672 inputs. Its time per layer "
-        "grows "
-        "with inputs squared times outputs, and with inputs cubed."
+        "On paper, a network of 70 billion weights: no weights, codes or activations of more than one "
+        "segment are "
+        "in memory, so what one layer asks for decides. GPTQ's Gram matrices grow with the square of a "
+        "layer's "
+        "inputs and call for about 40 GB at 28,672 of them; its time per layer grows with inputs squared "
+        "times "
+        "outputs, and with inputs cubed. This has not been run."
     )
     return notes
+
+
+def _deep(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """The networks of one width whose stages are all done."""
+    return [each for each in found.values() if each["size"]["hidden"] == 512 and "finalize" in each]
 
 
 def _draw(found: dict[str, Any]) -> Figure:
     """Peaks and seconds over the number of layers, of the networks of one width."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    deep = [each for each in found.values() if each["size"]["hidden"] == 512]
+    deep = _deep(found)
     layers = [each["size"]["layers"] for each in deep]
     for stage in STAGES:
         left.plot(layers, [each[stage]["peak_bytes"] / GB for each in deep], "o-", label=stage)
