@@ -12,7 +12,7 @@ from ..errors import InputError
 from ..network import Data, Network, activation_key, batches, kl_divergence, quantize_activation
 from .activation_grids import SiteOptions
 from .fisher import FisherSettings
-from .labels import cotangents, noise_count
+from .labels import draw_directions
 from .store import standard_error
 from .subsample import choose_samples
 
@@ -138,8 +138,7 @@ def _effects(
 
     with torch.enable_grad():
         logits = network.run(data.inputs[index].to(network.device), on_value=watch)
-    noise = _noise(logits, index.tolist(), settings)
-    directions = cotangents(logits, settings.labels, settings.draws, noise)
+    directions = draw_directions(logits, settings.labels, settings.draws, settings.seed, index.tolist())
     ordered = [values[site.site.name] for site in sites]
     effects = torch.zeros(len(directions), len(index), len(sites), options, dtype=torch.float64)
     gradients = [
@@ -160,21 +159,6 @@ def _effects(
                         product = (gradient[row] * change).reshape(len(index), -1).sum(1)
                         effects[draw, :, row, column] = (scale * product).cpu()
     return effects
-
-
-def _noise(logits: Tensor, samples: Sequence[int], settings: FisherSettings) -> Tensor | None:
-    """Uniform numbers of every sample, from a generator of its own, so that chunks change nothing."""
-    count = noise_count(settings.labels, settings.draws, logits.shape[-1])
-    if count == 0:
-        return None
-    drawn = [
-        torch.rand(
-            (*logits.shape[1:-1], count),
-            generator=torch.Generator().manual_seed(settings.seed * 1_000_003 + sample),
-        )
-        for sample in samples
-    ]
-    return torch.stack(drawn).to(logits.device)
 
 
 def _chunk(network: Network, data: Data, settings: FisherSettings) -> int:

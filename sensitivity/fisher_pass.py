@@ -11,15 +11,13 @@ from torch import Tensor
 from ..network import ActivationStore, Layer, Network, Segment
 from .candidates import cut_of
 from .folding import fold, row_count
-from .labels import Labels, cotangents, noise_count
+from .labels import Labels, draw_directions
 from .projections import by_sample, project_strips
 from .store import SegmentStore
 from .subsample import Chosen
 from .sweep import CARRIED, Cotangents, LayerUse, Sweep
 
 __all__ = ["FisherPass"]
-
-DIRECTION_FLOATS = 2**22
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +93,7 @@ class FisherPass:
             chunk, first = self.chunks[at], kept.samples
 
             def drawn(logits: Tensor, chunk: Chosen = chunk) -> Cotangents:
-                directions = self._directions(logits, chunk.index.tolist())
+                directions = draw_directions(logits, self.labels, self.draws, self.seed, chunk.index.tolist())
                 return [{self.network.schedule.output: direction} for direction in directions]
 
             leaving = None if after is None else after.entering[at]
@@ -112,29 +110,6 @@ class FisherPass:
         kept.close()
         if after is not None:
             after.drop_entering()
-
-    def _directions(self, logits: Tensor, samples: Sequence[int]) -> Tensor:
-        """Cotangents of the output, (draws, *logits.shape); each sample has a generator of its own."""
-        classes = logits.shape[-1]
-        count = noise_count(self.labels, self.draws, classes)
-        if count == 0:
-            return cotangents(logits, self.labels, self.draws, None)
-        noise = torch.stack(
-            [
-                torch.rand(
-                    (*logits.shape[1:-1], count),
-                    generator=torch.Generator().manual_seed(self.seed * 1_000_003 + sample),
-                )
-                for sample in samples
-            ]
-        ).to(logits.device)
-        # Positions are independent, and there are a dozen doubles for each class on the way.
-        rows = max(1, DIRECTION_FLOATS // classes)
-        pieces = zip(
-            torch.split(logits.flatten(0, -2), rows), torch.split(noise.flatten(0, -2), rows), strict=True
-        )
-        found = [cotangents(piece, self.labels, self.draws, drawn) for piece, drawn in pieces]
-        return torch.cat(found, 1).view(-1, *logits.shape)
 
     def _effects(
         self, uses: Sequence[LayerUse], deltas: dict[str, Tensor], leaving: Cotangents, samples: int

@@ -7,16 +7,18 @@ F = diag(p) - p p' in logits, so any cotangents u_r with E[sum_r u_r u_r'] = F g
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ..errors import InputError
 
-__all__ = ["Labels", "cotangents"]
+__all__ = ["Labels", "cotangents", "draw_directions"]
 
 MOST_CLASSES = 64
 POWER_STEPS = 6
+DIRECTION_FLOATS = 2**22
 
 
 class Labels(enum.StrEnum):
@@ -75,6 +77,42 @@ def cotangents(logits: Tensor, labels: Labels, draws: int, noise: Tensor | None)
         signs = torch.where(noise < 0.5, -1.0, 1.0).to(p.dtype)
         directions = _projected(p, signs[..., :-classes], signs[..., -classes:])
     return directions.to(logits.dtype)
+
+
+def draw_directions(logits: Tensor, labels: Labels, draws: int, seed: int, samples: Sequence[int]) -> Tensor:
+    """Cotangents of the output; each sample has a generator of its own, so that chunks change nothing.
+
+    Parameters
+    ----------
+    logits, labels, draws
+        As for `cotangents`.
+    samples : sequence of int
+        What each sample is called; with the seed it says what is drawn.
+
+    Returns
+    -------
+    Tensor, shape (directions, samples, ..., classes)
+    """
+    classes = logits.shape[-1]
+    count = noise_count(labels, draws, classes)
+    if count == 0:
+        return cotangents(logits, labels, draws, None)
+    noise = torch.stack(
+        [
+            torch.rand(
+                (*logits.shape[1:-1], count),
+                generator=torch.Generator().manual_seed(seed * 1_000_003 + sample),
+            )
+            for sample in samples
+        ]
+    ).to(logits.device)
+    # Positions are independent, and there are a dozen doubles for each class on the way.
+    rows = max(1, DIRECTION_FLOATS // classes)
+    pieces = zip(
+        torch.split(logits.flatten(0, -2), rows), torch.split(noise.flatten(0, -2), rows), strict=True
+    )
+    found = [cotangents(piece, labels, draws, drawn) for piece, drawn in pieces]
+    return torch.cat(found, 1).view(-1, *logits.shape)
 
 
 def noise_count(labels: Labels, draws: int, classes: int) -> int:
