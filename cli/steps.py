@@ -14,6 +14,7 @@ from .arguments import (
     BudgetArg,
     ComparedBudgetArg,
     ConstraintsArg,
+    ContextArg,
     CorrectArg,
     DataArg,
     DeviceArg,
@@ -42,6 +43,7 @@ from .arguments import (
     TableArg,
     TieArg,
     TimeArg,
+    TokenizerArg,
     UntilStableArg,
     WeightsArg,
 )
@@ -83,6 +85,8 @@ def profile(
     data: DataArg = None,
     mean: MeanArg = None,
     std: StdArg = None,
+    tokenizer: TokenizerArg = None,
+    context: ContextArg = None,
     samples: SamplesArg = 512,
     until_stable: UntilStableArg = False,
     budget: ComparedBudgetArg = None,
@@ -119,7 +123,7 @@ def profile(
             "--until-stable compares plans of weights; leave the activations out of --options for it, and "
             "profile with the number of samples that it finds"
         )
-    source = source_of(model, weights, data, None, mean, std, samples, device)
+    source = source_of(model, weights, data, None, mean, std, samples, device, tokenizer, context, memory)
     reporter, folder = Reporter(quiet), RunFolder(out)
     folder.prepare((), force=force)
     if until_stable:
@@ -184,6 +188,8 @@ def finalize(
     eval_data: EvalArg = None,
     mean: MeanArg = None,
     std: StdArg = None,
+    tokenizer: TokenizerArg = None,
+    context: ContextArg = None,
     samples: SamplesArg = 512,
     profile: ProfileArg = None,
     method: MethodArg = MethodChoice.AUTO,
@@ -206,7 +212,9 @@ def finalize(
     edited by hand, unless --profile is given.
     """
     making = making_of(method, iterations, granularity, block_loss, drop, correct, seed, memory)
-    source = source_of(model, weights, data, eval_data, mean, std, samples, device)
+    source = source_of(
+        model, weights, data, eval_data, mean, std, samples, device, tokenizer, context, memory
+    )
     reporter, folder = Reporter(quiet), RunFolder(out)
     job = Job(folder, reporter)
     stored = read_plan(plan or folder.plan)
