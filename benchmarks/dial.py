@@ -45,11 +45,11 @@ LAYER, LAYER_JOINT, CHANNEL, CHANNEL_JOINT, REFINED = (
     "per channel, refined",
 )
 METHODS = (LAYER, LAYER_JOINT, CHANNEL, CHANNEL_JOINT, REFINED)
-SAMPLES = {RESNET: 2048, MOBILENET: 1000, VIT: 1000}
+SAMPLES = {RESNET: 1024, MOBILENET: 1000, VIT: 1000}
 """Images of the scores."""
 REFINED_ON = {RESNET: 1024, MOBILENET: 512, VIT: 512}
 """Images of them that refining sees: slopes come from one half, the other decides."""
-EVALUATIONS = {RESNET: 8, MOBILENET: 6, VIT: 6}
+EVALUATIONS = {RESNET: 6, MOBILENET: 6, VIT: 3}
 LOW_END = ("2.5b", "3b", "3.5b")
 """Where scores mislead; at other budgets half the evaluations are made."""
 TARGET = 0.55
