@@ -1,7 +1,6 @@
 """A language model that is larger than its memory bound: time and peak memory of every stage.
 
     python benchmarks/big_network.py            # three depths of one width
-    python benchmarks/big_network.py --wide 11  # as wide as a network of 1.1 billion weights, half as deep
     python benchmarks/big_network.py --wide 22  # the whole of that network
 
 Networks are Llamas of random weights in shards of bfloat16, one for each layer. Every stage runs in a process

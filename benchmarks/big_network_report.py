@@ -49,7 +49,7 @@ def report(found: dict[str, Any]) -> None:
         Table("On paper: Llama 2 70B", ["what", "GB"], _paper(3)),
     ]  # fmt: skip
     write_report(
-        NAME, "Big networks on small memory", "python benchmarks/big_network.py; and with --wide 11",
+        NAME, "Big networks on small memory", "python benchmarks/big_network.py; and with --wide 22",
         tables, _notes(found), found,
     )  # fmt: skip
     _draw(found).savefig(RESULTS / f"{NAME}.png", dpi=120)
@@ -101,15 +101,12 @@ def _paper(options: int) -> list[list[object]]:
 
 def _notes(found: dict[str, Any]) -> list[str]:
     deep = _deep(found)
-    wide = [each for each in found.values() if each["size"]["hidden"] == 2048]
     notes = [
         "Llamas of random weights, in shards of bfloat16, one per layer; 8 samples of 32 random tokens; "
-        "options "
-        "w3, w4, w6, a plan per layer at 4 bits, GPTQ. Weights stay in their files and are read layer by "
-        "layer; "
-        "`--memory` is the bound that the stages are given. Each stage is a process of its own; its peak is "
-        "VmHWM, in which pages of mapped files count, and *at start* is what Python, torch and this package "
-        "take before anything is loaded.",
+        "options w3, w4, w6, a plan per layer at 4 bits, GPTQ. Weights stay in their files and are read "
+        "layer by layer; `--memory` is the bound that the stages are given. Each stage is a process of its "
+        "own; its peak is VmHWM, in which pages of mapped files count, and *at start* is what Python, torch "
+        "and this package take before anything is loaded.",
         "![Peak memory and time over depth](big_network.png)",
     ]
     if len(deep) > 1:
@@ -120,45 +117,20 @@ def _notes(found: dict[str, Any]) -> list[str]:
         notes.append(
             f"From {low['size']['layers']} to {high['size']['layers']} layers the peaks grow by "
             f"{growth[0]:.1f} MB a layer (profile), {growth[1]:.1f} MB (solve) and {growth[2]:.1f} MB "
-            f"(finalize), "
-            f"where a layer of this width weighs {weights:.0f} MB as float32: the program, which has "
-            f"more nodes, "
-            "and the scores. In finalize there is also a cache of dequantized weights for measuring, of "
-            "at most 268 MB, which these networks do not fill. That is with "
-            "`MALLOC_MMAP_THRESHOLD_=1048576` in the environment. Without "
-            "it the C "
-            "library of Linux keeps freed tensors in a heap with gaps: then it is 11, 2 and 27 MB a layer "
-            "(peaks of 0.73 and 1.05 GB in finalize at 4 and 16 layers)."
+            f"(finalize), where a layer of this width weighs {weights:.0f} MB as float32. In finalize there "
+            "is also a cache of dequantized weights for measuring, of at most 268 MB, which these networks "
+            "do not fill. That is with `MALLOC_MMAP_THRESHOLD_=1048576` in the environment: without it the C "
+            "library of Linux keeps freed tensors in a heap with gaps, and the peaks grow faster."
         )
-    if wide and max(each["size"]["layers"] for each in wide) < 22:
-        (each,) = wide
-        share = 22 / each["size"]["layers"]
-        scores = each["profile"]["seconds"]["scores"] * share
-        notes.append(
-            "**The network of 1.1 billion weights (22 layers) was not run whole**: what is measured is "
-            f"{each['size']['layers']} of its layers with embedding and head, {each['weights']:,} weights. "
-            f"Its scores are expected to take {scores:,.0f} s on the same machine, time being linear in the "
-            "depth. `--wide 22` runs it."
-        )
-        notes.append("The wide network was measured without that setting.")
-        if "finalize" not in each:
-            notes.append("Its GPTQ was cut off when time was up, and has no numbers here.")
     notes.append(
-        "The embedding stayed float in these runs, and is stored so; it has become a layer of its own since."
-    )
-    notes.append(
-        "Seconds were taken on two cores that other work shared, about a third of one for this: they "
-        "compare "
-        "stages and depths, and are no measure of speed."
+        "Seconds were taken on two cores that other work shared: they compare stages and depths, and are no "
+        "measure of speed."
     )
     notes.append(
         "On paper, a network of 70 billion weights: no weights, codes or activations of more than one "
-        "segment are "
-        "in memory, so what one layer asks for decides. GPTQ's Gram matrices grow with the square of a "
-        "layer's "
-        "inputs and call for about 40 GB at 28,672 of them; its time per layer grows with inputs squared "
-        "times "
-        "outputs, and with inputs cubed. This has not been run."
+        "segment are in memory, so what one layer asks for decides. GPTQ's Gram matrices grow with the "
+        "square of a layer's inputs and call for about 40 GB at 28,672 of them; its time per layer grows "
+        "with inputs squared times outputs, and with inputs cubed. This has not been run."
     )
     return notes
 
