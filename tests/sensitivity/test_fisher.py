@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from apportion.network import Data, Layer, Network, capture
 from apportion.quantizer import Quantizer, parse_options
-from apportion.sensitivity import FisherSettings, Labels, fisher_pass, score_exact, score_fisher
+from apportion.sensitivity import FisherSettings, Labels, score_exact, score_fisher
 from apportion.sensitivity.candidates import perturbations
 
 from .conftest import Tokens
@@ -222,7 +222,7 @@ def test_directions_drawn_in_pieces_are_those_drawn_at_once(
         return score_fisher(token_network, token_data, OPTIONS, QUANTIZER, FisherSettings()).projections
 
     whole = scores()
-    monkeypatch.setattr(fisher_pass, "DIRECTION_FLOATS", 17)
+    monkeypatch.setattr("apportion.sensitivity.labels.DIRECTION_FLOATS", 17)
     torch.testing.assert_close(scores(), whole, rtol=1e-5, atol=1e-8)
 
 
