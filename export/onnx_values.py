@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from ..network import Network, with_explicit_activations
 
@@ -33,7 +33,7 @@ def translations() -> dict[Any, Callable[..., Any]]:
 def _operator() -> Callable[[Tensor, float, int, int], Tensor]:
     """The operator, which lives in PyTorch's registry from the first export on."""
 
-    @torch.library.custom_op("apportion::low_bit_value", mutates_args=())
+    @library.custom_op("apportion::low_bit_value", mutates_args=())
     def low_bit_value(x: Tensor, step: float, zero_point: int, levels: int) -> Tensor:
         entry = torch.tensor(step, dtype=torch.float32)
         codes = ((x * entry.reciprocal()).round() + zero_point).clamp(0, levels)

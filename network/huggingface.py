@@ -13,10 +13,10 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from ..errors import InputError
+from .architectures import load_library
 from .capture import assemble, check_finite, export_module
 from .checkpoint import Checkpoint, Stored, open_checkpoint
 from .experts import split_experts
-from .library import load_library
 from .network import Network
 from .reason import message_of, quiet
 from .stored import find_stored

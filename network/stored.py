@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import InputError
+from .architectures import Library
 from .checkpoint import Checkpoint, Stored
-from .library import Library
 
 __all__ = ["find_stored"]
 
