@@ -132,9 +132,9 @@ class Refinement(Document):
     Parameters
     ----------
     evaluations : int
-        Measurements of the true loss, without the first.
+        Moves that were measured.
     accepted : int
-        Moves that were taken.
+        Moves to a plan that was better than all before on the samples that decide.
     start_loss, loss : float
         Measured before and after, mean over the samples that decide.
     data : str

@@ -318,7 +318,7 @@ RefineArg = Annotated[
     int,
     typer.Option(
         min=0,
-        help="Move the plan while its measured loss falls, with at most this many measurements.",
+        help="Move the plan while its measured loss falls, with at most this many moves measured.",
         rich_help_panel=RUN,
     ),
 ]

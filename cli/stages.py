@@ -175,7 +175,9 @@ class Job:
         began = time.perf_counter()
 
         def told(step: RefineStep) -> None:
-            verdict = "taken" if step.accepted else "refused"
+            verdict = "refused"
+            if step.deciding is not None:
+                verdict = f"taken; {step.deciding:.4g} on the samples that decide{', the best' * step.best}"
             self.reporter.say(
                 f"refine {step.evaluations}/{evaluations}: {step.moved} units moved, loss {step.loss:.4g} "
                 f"(expected {step.predicted:.4g}), {verdict}"

@@ -116,8 +116,8 @@ def plan_lines(plan: Plan) -> list[str]:
     if plan.refinement is not None:
         moves = plan.refinement
         lines.append(
-            f"refined: {moves.accepted} of {moves.evaluations} measured moves taken, loss on {moves.data} "
-            f"{moves.start_loss:.4g} before, {moves.loss:.4g} after"
+            f"refined: {moves.accepted} of {moves.evaluations} measured moves bettered the plan, loss on "
+            f"{moves.data} {moves.start_loss:.4g} before, {moves.loss:.4g} after"
         )
     guard = plan.guard
     if guard is not None and guard.kept == "uniform":

@@ -10,14 +10,17 @@ forward and one backward pass; the curvature is that of `score_fisher` around x,
 no longer succeed. The damping k is the trust region (Levenberg, Quarterly of Applied Mathematics 2, 1944): it
 rises until the true loss, measured, falls, and sinks after good moves.
 
-Slopes and curvature come from one half of the data, and the measured loss that decides from the other: a move
-that fits a few hundred samples by thousands of choices lowers their loss, whether it is good or not.
+Slopes, curvature and the loss that accepts a move come from one half of the data. A path of moves that fits
+a few hundred samples by thousands of choices lowers their loss whether it is good or not, so the loss on the
+other half says which plan of the path is returned. Where moves no longer better that, the path goes back to
+the best plan and leaves it by smaller moves.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,12 +41,16 @@ __all__ = ["Around", "RefineStep", "Refined", "refine", "refine_plan"]
 
 SHRINKAGE = 0.7
 FIRST_DAMPING, LEAST_DAMPING, GREATEST_DAMPING = 2.0, 0.25, 500.0
+DAMPED = 2.5
+"""How much smaller moves become after one that was no good."""
 PARTS = 8
 """Parts of the data whose slopes are compared: what differs between them as much as it is large is noise."""
-TRUSTED = 0.3
-"""Share of the predicted fall from which on a move counts as a good one."""
+TRUSTED = 0.6
+"""Share of the predicted fall from which on a move counts as a good one, after which moves may be larger."""
 MOVED_ON = 0.5
-"""Share of the samples that moves are computed from; the others decide."""
+"""Share of the samples that moves are computed from and accepted on; the others decide what is returned."""
+PATIENCE = 2
+"""Accepted moves in a row that do not better the best plan, after which the path goes back to it."""
 
 
 class RefineStep(NamedTuple):
@@ -56,16 +63,24 @@ class RefineStep(NamedTuple):
     moved : int
         Units that would change their option.
     predicted, loss : float
-        What the model expects and what was measured.
-    accepted : bool
-        Whether the loss fell, so that the plan moved.
+        What the model expects and what was measured, on the samples that moves come from.
+    deciding : float or None
+        Measured on the samples that decide; None where the move was refused.
+    best : bool
+        Whether no plan before has less loss there, the start included.
     """
 
     evaluations: int
     moved: int
     predicted: float
     loss: float
-    accepted: bool
+    deciding: float | None
+    best: bool
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the loss fell, so that the path went on from here."""
+        return self.deciding is not None
 
 
 @dataclass(frozen=True)
@@ -76,7 +91,7 @@ class Refined:
     ----------
     choice : int array (units,)
     start_loss, loss : float
-        Measured before and after, on the samples that moves are not computed from.
+        Measured before and after, on the samples that decide.
     steps : tuple of RefineStep
     """
 
@@ -96,22 +111,21 @@ def refine(
     settings: FisherSettings | None = None,
     on_step: Callable[[RefineStep], None] | None = None,
 ) -> Refined:
-    """Move a choice within the budgets while the measured loss falls.
+    """Move a choice within the budgets while the measured loss falls, and return the best of the path.
 
     Parameters
     ----------
     network : Network
         The float network of the task's profile.
     data : Data
-        Calibration inputs. Slopes come from the first half of them, measured losses from the second; of a
-        single sample both.
+        Calibration inputs. The path is computed and accepted on the first half of them, the second half
+        decides which choice of the path is returned; of a single sample both.
     task : Task
         Units, options, budgets and constraints.
     start : int array (units,)
         A choice within the budgets, such as ``task.choice_of(plan)``.
     evaluations : int
-        Most measurements of the true loss after the first; slopes and scores are not counted, and cost about
-        as much again.
+        Most moves that are measured; slopes and scores are not counted, and cost about as much again.
     settings : FisherSettings, optional
         Of the curvature around later choices; the first is that of the profile where it has the projections.
     on_step : callable, optional
@@ -120,39 +134,65 @@ def refine(
     Returns
     -------
     Refined
-        Never of a greater measured loss than the start.
+        Never of a greater loss than the start on the samples that decide.
     """
     around = Around(network, *_halves(data), task, settings or FisherSettings())
-    choice, loss = start, around.loss(start)
-    first, slope, curvature = loss, around.slope(start), around.curvature_at_float()
-    damping, refused, steps = FIRST_DAMPING, choice, list[RefineStep]()
-    stale = True
+    origin = here = best = _Place(around, start)
+    curvature, stale = around.curvature_at_float(), True
+    damping, refused, worse, steps = FIRST_DAMPING, start, 0, list[RefineStep]()
+    leaving = damping, start
     while len(steps) < evaluations and LEAST_DAMPING <= damping <= GREATEST_DAMPING:
-        moved, predicted = _move(task, slope, curvature, choice, damping)
-        if (moved == choice).all():
-            if refused is not choice:
+        moved, predicted = _move(task, here.slope, curvature, here.choice, damping)
+        if (moved == here.choice).all():
+            if refused is not here.choice:
                 break
             damping /= 4
             continue
         if (moved == refused).all():
-            damping *= 2.5
+            damping *= DAMPED
             continue
-        found = around.loss(moved)
-        units = int((moved != choice).sum())
-        steps.append(RefineStep(len(steps) + 1, units, loss + predicted, found, found < loss))
+        there = _Place(around, moved)
+        accepted = there.loss < here.loss
+        better = accepted and there.deciding < best.deciding
+        units, deciding = int((moved != here.choice).sum()), there.deciding if accepted else None
+        steps.append(RefineStep(len(steps) + 1, units, here.loss + predicted, there.loss, deciding, better))
         if on_step is not None:
             on_step(steps[-1])
-        if found < loss:
-            if loss - found > -TRUSTED * predicted:
-                damping = max(damping / 2, LEAST_DAMPING)
-            choice, refused, loss, stale = moved, moved, found, True
-            slope = around.slope(choice)
-        else:
+        if not accepted:
             refused = moved
-            damping *= 2.5
+            damping *= DAMPED
             if stale:
-                curvature, stale = around.curvature(choice), False
-    return Refined(choice, first, loss, tuple(steps))
+                curvature, stale = around.curvature(here.choice), False
+            continue
+        if here is best:
+            leaving = damping, moved
+        if here.loss - there.loss > -TRUSTED * predicted:
+            damping = max(damping / 2, LEAST_DAMPING)
+        here, refused, stale = there, moved, True
+        best, worse = (here, 0) if better else (best, worse + 1)
+        if worse == PATIENCE:
+            (damping, refused), here, worse = leaving, best, 0
+            damping *= DAMPED
+    return Refined(best.choice, origin.deciding, best.deciding, tuple(steps))
+
+
+class _Place:
+    """A choice with what is measured there, once something asks for it."""
+
+    def __init__(self, around: Around, choice: NDArray[np.intp]) -> None:
+        self._around, self.choice = around, choice
+
+    @cached_property
+    def loss(self) -> float:
+        return self._around.loss(self.choice)
+
+    @cached_property
+    def deciding(self) -> float:
+        return self._around.deciding_loss(self.choice)
+
+    @cached_property
+    def slope(self) -> NDArray[np.float64]:
+        return self._around.slope(self.choice)
 
 
 def refine_plan(
@@ -171,7 +211,7 @@ def refine_plan(
     """
     task = task_of(profile, arrays, plan)
     found = refine(network, data, task, task.choice_of(plan), evaluations, on_step=on_step)
-    taken = sum(step.accepted for step in found.steps)
+    taken = sum(step.best for step in found.steps)
     account = Refinement(
         evaluations=len(found.steps),
         accepted=taken,
@@ -219,14 +259,14 @@ class Around:
     ----------
     data : Data
         What slope and curvature are computed from.
-    judging : Data
-        What the loss is measured on.
+    deciding : Data
+        What says which choice is returned.
     """
 
     def __init__(
-        self, network: Network, data: Data, judging: Data, task: Task, settings: FisherSettings
+        self, network: Network, data: Data, deciding: Data, task: Task, settings: FisherSettings
     ) -> None:
-        self._network, self._data, self._judging, self._task = network, data, judging, task
+        self._network, self._data, self._deciding, self._task = network, data, deciding, task
         self._options = [parse_option(text) for text in task.profile.options]
         self._quantizer = Quantizer.from_settings(task.profile.quantizer)
         cut = task.profile.cut
@@ -236,7 +276,7 @@ class Around:
             perturbations(network, layer, self._options, self._quantizer, cut) for layer in network.layers
         ]
         self._reference = float_logits(network, data)
-        self._judging_reference = float_logits(network, judging)
+        self._deciding_reference = float_logits(network, deciding)
         activations = task.profile.activations
         self._values = {} if activations is None else activations.entries(task.widths)
 
@@ -259,13 +299,18 @@ class Around:
         return found
 
     def loss(self, choice: NDArray[np.intp]) -> float:
-        """Measured KL of the float output to that under the choice."""
+        """Measured KL of the float output to that under the choice, on the samples of the moves."""
         return self.loss_with(choice, {})
 
     def loss_with(self, choice: NDArray[np.intp], tensors: Mapping[str, Tensor]) -> float:
         """The same with some weights replaced once more."""
         changed = self.tensors(choice) | dict(tensors)
-        return measure_quality(self._network, self._judging, changed, self._judging_reference).loss
+        return measure_quality(self._network, self._data, changed, self._reference).loss
+
+    def deciding_loss(self, choice: NDArray[np.intp]) -> float:
+        """Measured KL of the float output to that under the choice, on the samples that decide."""
+        changed = self.tensors(choice)
+        return measure_quality(self._network, self._deciding, changed, self._deciding_reference).loss
 
     def slope(self, choice: NDArray[np.intp]) -> NDArray[np.float64]:
         """< dL/dW, dW(o) > of every option of every unit, (units, options), shrunk by its own noise.

@@ -43,8 +43,8 @@ def test_refining_never_raises_the_measured_loss_and_keeps_the_budget(
     assert account.loss <= account.start_loss
     assert account.evaluations <= 6
     assert refined.complexity.average_bits <= 2.8
-    judging = Data(data.inputs[len(data.inputs) // 2 :], None, data.name)
-    measured = measure_finalized(network, finalize_nearest(network, refined), judging)
+    deciding = Data(data.inputs[len(data.inputs) // 2 :], None, data.name)
+    measured = measure_finalized(network, finalize_nearest(network, refined), deciding)
     # The moves measure dequantized options, the final weights are stored steps: the same numbers.
     assert measured.loss == pytest.approx(account.loss, rel=1e-4)
 
@@ -64,9 +64,28 @@ def test_the_samples_that_decide_have_no_part_in_the_moves(
     start = task.choice_of(solve_plan(*scored, "2.8b", "channel"))
     half = len(data.inputs) // 2
     others = torch.cat([data.inputs[:half], data.inputs[half:].flip(-1)])
-    one, two = (refine(network, given, task, start, 1) for given in (data, Data(others, None, "flipped")))
-    assert one.steps[0].moved == two.steps[0].moved
+    one, two = (refine(network, given, task, start, 3) for given in (data, Data(others, None, "flipped")))
+    assert [step.moved for step in one.steps] == [step.moved for step in two.steps]
+    assert [step.loss for step in one.steps] == [step.loss for step in two.steps]
     assert one.start_loss != two.start_loss
+
+
+def test_what_is_returned_is_the_best_of_the_path_on_the_samples_that_decide(
+    network: Network, data: Data, scored: Scored
+) -> None:
+    task = pose_task(*scored, "2.8b", "channel")
+    start = task.choice_of(solve_plan(*scored, "2.8b", "channel"))
+    # Half as many samples as channels: the path soon fits them and not the others.
+    few = Data(data.inputs[:24], None, "few")
+    found = refine(network, few, task, start, 12)
+    deciding = [step.deciding for step in found.steps if step.deciding is not None]
+    assert found.loss == min([found.start_loss, *deciding])
+    assert found.loss == Around(
+        network, few, Data(few.inputs[12:], None, ""), task, FisherSettings()
+    ).deciding_loss(found.choice)
+    assert [step.best for step in found.steps if step.accepted] == [
+        loss < min([found.start_loss, *deciding[:index]]) for index, loss in enumerate(deciding)
+    ]
 
 
 def test_refining_repeats_itself(network: Network, data: Data, scored: Scored) -> None:
