@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import mmap
 import tempfile
 import weakref
 from collections.abc import Callable
@@ -50,8 +51,8 @@ class ActivationStore:
     Parameters
     ----------
     memory_bytes : int
-        What the activations that are alive may hold together; more go to temporary files, which the system
-        maps into memory as they are read.
+        What the activations that are alive may hold together; more go to temporary files, whose pages are
+        in memory only once they are read again.
     """
 
     def __init__(self, memory_bytes: int) -> None:
@@ -87,14 +88,17 @@ class ActivationStore:
         value = value.clone() if value.untyped_storage().nbytes() > value.nbytes else value
         size = value.untyped_storage().nbytes()
         if self.held_bytes + size > self._memory_bytes and size:
-            value, size = self._mapped(tuple(value.shape), value).copy_(value), 0
+            mapped, pages = self._mapped(tuple(value.shape), value)
+            value, size = mapped.copy_(value), 0
+            _forget(pages)
         self._note(value, size)
         return value
 
     def compute(self, samples: int, values: Callable[[slice], Tensor]) -> Activations:
         """Put `values(part)` of all samples, asked for batch by batch, below each other."""
         result: Tensor | None = None
-        in_memory = folded = False
+        pages: mmap.mmap | None = None
+        folded = False
         for start in range(0, samples, ACTIVATION_BATCH):
             part = slice(start, min(start + ACTIVATION_BATCH, samples))
             value = values(part)
@@ -102,13 +106,15 @@ class ActivationStore:
             if result is None:
                 folded = len(value) != count
                 own = (len(value) // count, *value.shape[1:]) if folded else value.shape[1:]
-                result, in_memory = self._empty((samples, *own), value)
+                result, pages = self._empty((samples, *own), value)
             result[part] = value.reshape(count, *result.shape[1:])
         if result is None:
             raise ValueError("there are no samples")
         found = Activations(result, folded)
-        if in_memory:
+        if pages is None:
             self._note(found, result.nbytes)
+        else:
+            _forget(pages)
         return found
 
     def _note(self, kept: Activations | Tensor, size: int) -> None:
@@ -122,14 +128,14 @@ class ActivationStore:
         self._held[key] = weakref.ref(kept, forget)
         self._held_bytes += size
 
-    def _empty(self, shape: tuple[int, ...], like: Tensor) -> tuple[Tensor, bool]:
+    def _empty(self, shape: tuple[int, ...], like: Tensor) -> tuple[Tensor, mmap.mmap | None]:
         count = math.prod(shape)
         if self.held_bytes + count * like.element_size() <= self._memory_bytes or count == 0:
-            return torch.empty(shape, dtype=like.dtype, device=like.device), True
-        return self._mapped(shape, like), False
+            return torch.empty(shape, dtype=like.dtype, device=like.device), None
+        return self._mapped(shape, like)
 
-    def _mapped(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """An empty tensor whose numbers are in a file."""
+    def _mapped(self, shape: tuple[int, ...], like: Tensor) -> tuple[Tensor, mmap.mmap]:
+        """An empty tensor whose numbers are in a file, and its pages."""
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         self._files += 1
@@ -141,14 +147,22 @@ def empty_within(memory_bytes: int, shape: tuple[int, ...], dtype: torch.dtype) 
     if math.prod(shape) * dtype.itemsize <= memory_bytes:
         return torch.empty(shape, dtype=dtype)
     folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-    mapped = _mapped(Path(folder.name) / "values", shape, dtype)
+    mapped, _ = _mapped(Path(folder.name) / "values", shape, dtype)
     weakref.finalize(mapped, folder.cleanup)
     return mapped
 
 
-def _mapped(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    mapped = torch.from_file(str(path), shared=True, size=math.prod(shape), dtype=dtype).view(shape)
+def _mapped(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, mmap.mmap]:
+    with path.open("w+b") as file:
+        file.truncate(math.prod(shape) * dtype.itemsize)
+        pages = mmap.mmap(file.fileno(), 0)
     # The mapping outlives the name; where a system refuses that, the folder goes at the end.
     with contextlib.suppress(PermissionError):
         path.unlink()
-    return mapped
+    return torch.frombuffer(pages, dtype=dtype).view(shape), pages
+
+
+def _forget(pages: mmap.mmap) -> None:
+    """Take the pages out of this process's memory, where the system can; the file keeps what is in them."""
+    if hasattr(mmap, "MADV_DONTNEED"):
+        pages.madvise(mmap.MADV_DONTNEED)

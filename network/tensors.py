@@ -15,7 +15,7 @@ class _Cache:
     """The tensors read last, up to a number of bytes."""
 
     def __init__(self, memory_bytes: int) -> None:
-        self._memory_bytes = memory_bytes
+        self.memory_bytes = memory_bytes
         self._held: OrderedDict[str, Tensor] = OrderedDict()
         self.held_bytes = 0
 
@@ -26,8 +26,8 @@ class _Cache:
             return found
         # Room is made before reading: the old tensor and the new one need not be there together.
         tensor = read(name)
-        if tensor.nbytes <= self._memory_bytes:
-            while self.held_bytes + tensor.nbytes > self._memory_bytes:
+        if tensor.nbytes <= self.memory_bytes:
+            while self.held_bytes + tensor.nbytes > self.memory_bytes:
                 self.held_bytes -= self._held.popitem(last=False)[1].nbytes
             self._held[name] = tensor
             self.held_bytes += tensor.nbytes
@@ -84,6 +84,11 @@ class StreamedTensors(Mapping[str, Tensor]):
         return name in self.outlines
 
     @property
+    def memory_bytes(self) -> int:
+        """What the tensors that are kept may weigh together."""
+        return self._cache.memory_bytes
+
+    @property
     def held_bytes(self) -> int:
         """Bytes of the tensors that are kept."""
         return self._cache.held_bytes
@@ -96,8 +101,9 @@ class StreamedTensors(Mapping[str, Tensor]):
 
     def to(self, device: torch.device) -> StreamedTensors:
         """The same tensors on another device; what is kept is kept there."""
-        bound = self._cache._memory_bytes
-        return StreamedTensors(self.outlines, lambda name: self._read(name).to(device), device, bound)
+        return StreamedTensors(
+            self.outlines, lambda name: self._read(name).to(device), device, self.memory_bytes
+        )
 
 
 def outlines(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

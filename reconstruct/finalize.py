@@ -26,9 +26,6 @@ __all__ = [
     "value_tensors",
 ]
 
-DEQUANTIZED_BYTES = 2**28
-"""Of dequantized weights that are kept where they are made as they are asked for."""
-
 
 @dataclass(frozen=True)
 class StoredPart:
@@ -123,7 +120,8 @@ class Finalized:
     def tensors(self, network: Network) -> Mapping[str, Tensor]:
         """What replaces the network's tensors: dequantized weights, corrected biases, and low-bit values.
 
-        Of a network whose tensors are streamed, each weight is dequantized when it is asked for.
+        Of a network whose tensors are streamed, each weight is dequantized when it is asked for, and as many
+        are kept as the network keeps of its own.
         """
         names = (
             self.layers.names
@@ -142,10 +140,10 @@ class Finalized:
             weight = from_rows(layer, self.layers[place[layer.name]].dequantize())
             return weight.to(network.device, network.outlines[name].dtype)
 
-        if not network.is_streamed:
+        if not isinstance(network.tensors, StreamedTensors):
             return {name: dequantized(name) for name in by_weight} | others
         known = {name: network.outlines[name] for name in by_weight} | others
-        return StreamedTensors(known, dequantized, network.device, DEQUANTIZED_BYTES)
+        return StreamedTensors(known, dequantized, network.device, network.tensors.memory_bytes)
 
 
 def value_tensors(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
