@@ -22,8 +22,8 @@ from report import RESULTS, Table, write_report
 
 from apportion.allocator import Plan
 from apportion.network import float_logits
-from apportion.quantizer import parse_option_set
-from apportion.reconstruct import MethodName, measure_finalized, method_named
+from apportion.quantizer import Quantizer, parse_option_set
+from apportion.reconstruct import GptqOptions, MethodName, measure_finalized, method_named
 from apportion.sensitivity import (
     ActivationSettings,
     Objective,
@@ -38,6 +38,7 @@ OPTIONS = "w2..8a2..8"
 SAMPLES = {RESNET: 256, MOBILENET: 128, VIT: 64}
 PAIRS = ("w4a4", "w4a8", "w6a6", "w8a8")
 FRONTIER = ("w3a3", "w4a4", "w5a5", "w6a6", "w8a8")
+AFTER_GPTQ = ", scores after GPTQ"
 KEPT = RESULTS / "activations.json"
 
 
@@ -60,15 +61,20 @@ def main() -> None:
 def _measure(subject: Subject, methods: list[MethodName], rows: list[str], found: dict[str, Any]) -> None:
     network, data = subject.network, subject.calibration
     options = parse_option_set(OPTIONS)
-    profile, arrays = measure_profile(
-        network, data, options.weights, activations=ActivationSettings(options.activations)
-    )
+    activations = ActivationSettings(options.activations)
+    scores = {"": measure_profile(network, data, options.weights, activations=activations)}
+    profile = scores[""][0]
+    if "gptq" in {method.value for method in methods}:
+        weights = GptqOptions(network, data, Quantizer())
+        scores[AFTER_GPTQ] = measure_profile(
+            network, data, options.weights, activations=activations, after="gptq", weights=weights
+        )
     case = found.setdefault(subject.name, {"samples": len(data.inputs), "rows": {}})
     case["held_out"] = subject.held_out.name
     reference = float_logits(network, subject.held_out)
     print(subject.name, "scored", profile.seconds, flush=True)
     plans = uniform_plans(profile)
-    for label, plan in _plans(profile, arrays, plans, rows):
+    for label, plan in _plans(scores, plans, rows):
         row = case["rows"].setdefault(label, {})
         row |= {
             "bits": plan.complexity.average_bits,
@@ -94,23 +100,26 @@ def _measure(subject: Subject, methods: list[MethodName], rows: list[str], found
 
 
 def _plans(
-    profile: Profile, arrays: ProfileArrays | None, uniform: dict[str, Plan], rows: list[str]
+    scores: dict[str, tuple[Profile, ProfileArrays | None]], uniform: dict[str, Plan], rows: list[str]
 ) -> Iterator[tuple[str, Plan]]:
     """What is compared, each with its name in the table."""
+    profile = scores[""][0]
     for pair in PAIRS:
         if pair in rows:
             same = uniform[pair]
             budgets = [f"{same.complexity.average_bits:.6f}b", f"bops={_bops(profile, same):.0f}"]
             yield f"{pair}: uniform", same
-            for unit in ("layer", "channel"):
-                plan = solve_plan(profile, arrays, budgets, unit, objective=Objective.ADDITIVE)
-                yield f"{pair}: allocated per {unit}, as many bits and bops", plan
+            for after, found in scores.items():
+                for unit in ("layer", "channel"):
+                    plan = solve_plan(*found, budgets, unit, objective=Objective.ADDITIVE)
+                    yield f"{pair}: allocated per {unit}, as many bits and bops{after}", plan
     if "frontier" in rows:
         for pair in FRONTIER:
             same = uniform[pair]
             yield f"{pair}: uniform", same
-            plan = solve_plan(profile, arrays, [f"bops={_bops(profile, same):.0f}"], "layer")
-            yield f"{pair}: allocated per layer, as many bops", plan
+            for after, found in scores.items():
+                plan = solve_plan(*found, [f"bops={_bops(profile, same):.0f}"], "layer")
+                yield f"{pair}: allocated per layer, as many bops{after}", plan
 
 
 def _bops(profile: Profile, plan: Plan) -> float:
@@ -161,7 +170,9 @@ def _write(found: dict[str, Any]) -> None:
         "is one pair of options for all. *Allocated* chooses weights and activations together within the bit "
         "operations, and where it says so the stored bits, of the uniform plan above it. The peak of values "
         "counts one sample, with convolutions computed into the relu or addition that follows. KL is that of "
-        "the float network's output to the quantized one's, in nats.",
+        "the float network's output to the quantized one's, in nats. Scores are of weights rounded to "
+        "nearest, or where a row says so of what GPTQ makes of every option; `allocate --after auto` lets "
+        "both and the uniform plan compete on calibration data.",
     ]
     write_report(
         "activations",
