@@ -51,8 +51,8 @@ class ActivationStore:
     Parameters
     ----------
     memory_bytes : int
-        What the activations that are alive may hold together; more go to temporary files, whose pages are
-        in memory only once they are read again.
+        What the activations that are alive may hold together; more go to temporary files, which the system
+        maps into memory as they are read.
     """
 
     def __init__(self, memory_bytes: int) -> None:
@@ -61,6 +61,7 @@ class ActivationStore:
         self._held_bytes = 0
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._files = 0
+        self._pages: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
 
     def __enter__(self) -> Self:
         return self
@@ -88,17 +89,14 @@ class ActivationStore:
         value = value.clone() if value.untyped_storage().nbytes() > value.nbytes else value
         size = value.untyped_storage().nbytes()
         if self.held_bytes + size > self._memory_bytes and size:
-            mapped, pages = self._mapped(tuple(value.shape), value)
-            value, size = mapped.copy_(value), 0
-            _forget(pages)
+            value, size = self._mapped(tuple(value.shape), value).copy_(value), 0
         self._note(value, size)
         return value
 
     def compute(self, samples: int, values: Callable[[slice], Tensor]) -> Activations:
         """Put `values(part)` of all samples, asked for batch by batch, below each other."""
         result: Tensor | None = None
-        pages: mmap.mmap | None = None
-        folded = False
+        in_memory = folded = False
         for start in range(0, samples, ACTIVATION_BATCH):
             part = slice(start, min(start + ACTIVATION_BATCH, samples))
             value = values(part)
@@ -106,16 +104,20 @@ class ActivationStore:
             if result is None:
                 folded = len(value) != count
                 own = (len(value) // count, *value.shape[1:]) if folded else value.shape[1:]
-                result, pages = self._empty((samples, *own), value)
+                result, in_memory = self._empty((samples, *own), value)
             result[part] = value.reshape(count, *result.shape[1:])
         if result is None:
             raise ValueError("there are no samples")
         found = Activations(result, folded)
-        if pages is None:
+        if in_memory:
             self._note(found, result.nbytes)
-        else:
-            _forget(pages)
         return found
+
+    def rest(self) -> None:
+        """Take what is on disk out of this process's memory, where the system can, until it is read again."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            for pages in self._pages:
+                pages.madvise(mmap.MADV_DONTNEED)
 
     def _note(self, kept: Activations | Tensor, size: int) -> None:
         """Count something for as long as it lives."""
@@ -128,18 +130,20 @@ class ActivationStore:
         self._held[key] = weakref.ref(kept, forget)
         self._held_bytes += size
 
-    def _empty(self, shape: tuple[int, ...], like: Tensor) -> tuple[Tensor, mmap.mmap | None]:
+    def _empty(self, shape: tuple[int, ...], like: Tensor) -> tuple[Tensor, bool]:
         count = math.prod(shape)
         if self.held_bytes + count * like.element_size() <= self._memory_bytes or count == 0:
-            return torch.empty(shape, dtype=like.dtype, device=like.device), None
-        return self._mapped(shape, like)
+            return torch.empty(shape, dtype=like.dtype, device=like.device), True
+        return self._mapped(shape, like), False
 
-    def _mapped(self, shape: tuple[int, ...], like: Tensor) -> tuple[Tensor, mmap.mmap]:
-        """An empty tensor whose numbers are in a file, and its pages."""
+    def _mapped(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """An empty tensor whose numbers are in a file."""
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         self._files += 1
-        return _mapped(Path(self._folder.name) / str(self._files), shape, like.dtype)
+        mapped, pages = _mapped(Path(self._folder.name) / str(self._files), shape, like.dtype)
+        self._pages.add(pages)
+        return mapped
 
 
 def empty_within(memory_bytes: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -153,6 +157,7 @@ def empty_within(memory_bytes: int, shape: tuple[int, ...], dtype: torch.dtype) 
 
 
 def _mapped(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, mmap.mmap]:
+    """An empty tensor whose numbers are in a file, and its pages."""
     with path.open("w+b") as file:
         file.truncate(math.prod(shape) * dtype.itemsize)
         pages = mmap.mmap(file.fileno(), 0)
@@ -160,9 +165,3 @@ def _mapped(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Ten
     with contextlib.suppress(PermissionError):
         path.unlink()
     return torch.frombuffer(pages, dtype=dtype).view(shape), pages
-
-
-def _forget(pages: mmap.mmap) -> None:
-    """Take the pages out of this process's memory, where the system can; the file keeps what is in them."""
-    if hasattr(mmap, "MADV_DONTNEED"):
-        pages.madvise(mmap.MADV_DONTNEED)

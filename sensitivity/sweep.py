@@ -86,6 +86,7 @@ class Sweep:
                     schedule.advance(running, tensors, segment.begin, segment.end)
                 after.append(kept_values(running, self.store))
             self._entering.append(after)
+            self.store.rest()
 
     def back(
         self, number: int, chunk: int, leaving: Cotangents | Callable[[Tensor], Cotangents]
@@ -160,6 +161,7 @@ class Sweep:
     def drop(self, number: int) -> None:
         """Forget what entered a segment that is done."""
         self._entering[number] = []
+        self.store.rest()
 
     def _here(self, values: Values) -> Values:
         device = self.network.device

@@ -54,13 +54,15 @@ def test_a_part_of_a_large_value_is_kept_without_the_rest() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the memory of a Linux process")
-def test_what_is_on_disk_takes_no_memory_until_it_is_read() -> None:
+def test_what_rests_on_disk_takes_no_memory_until_it_is_read() -> None:
     mib = 2**18
     values = torch.ones(8, mib)  # 8 MiB
     with ActivationStore(0) as store:
         before = _resident_mib()
         kept = [store.keep(values) for _ in range(8)]
         computed = [store.compute(8, lambda part: values[part]) for _ in range(8)]
+        assert _resident_mib() - before > 96
+        store.rest()
         assert _resident_mib() - before < 32
         assert all(torch.equal(value, values) for value in kept)
         assert all(torch.equal(value.values, values) for value in computed)
