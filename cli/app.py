@@ -216,7 +216,7 @@ def allocate(
     job = Job(folder, reporter)
     inputs = source.load().without(limits.constraints.exclude)
     if preset is not None:
-        limits = with_ends(preset, limits, [layer.name for layer in inputs.network.layers])
+        limits = with_ends(preset, limits, [layer.name for layer in inputs.network.layers], scoring)
     if tolerance is not None:
         searched_data(inputs, tolerance)
     by_output_error = preset is not None and PRESETS[preset].by_output_error

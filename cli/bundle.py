@@ -53,8 +53,8 @@ def check_bundle(name: PresetName, limits: Limits, scoring: Scoring, *, refine: 
     _base(scoring)
 
 
-def with_ends(name: PresetName, limits: Limits, layers: list[str]) -> Limits:
-    """The limits with the preset's pins of the first and the last layer.
+def with_ends(name: PresetName, limits: Limits, layers: list[str], scoring: Scoring) -> Limits:
+    """The limits with the preset's pins of the first and the last layer, and of what these read.
 
     A layer that a rule of the user's names is left to that rule.
     """
@@ -63,7 +63,7 @@ def with_ends(name: PresetName, limits: Limits, layers: list[str]) -> Limits:
     named = {row for pattern in patterns for row in match_layers(pattern, layers, f"rule for {pattern}")}
     pins = {
         layer: option
-        for layer, option in PRESETS[name].pins(layers).items()
+        for layer, option in PRESETS[name].pins(layers, activations=scoring.activations is not None).items()
         if layers.index(layer) not in named
     }
     return replace(limits, constraints=rules.merged(Constraints(pin=pins)))

@@ -44,8 +44,9 @@ class Preset:
         A `MethodName`, or ``auto``.
     corrections : tuple of Correction
         What is corrected after it, in this order.
-    ends : str or None
-        Option of the first and the last layer; None makes no exception of them.
+    ends : int or None
+        Bits of the first and the last layer, and of what they read where activations have options; None makes
+        no exception of them.
     by_output_error : bool
         The plan is not solved from scores: see `multipoint_plan`.
     """
@@ -58,12 +59,14 @@ class Preset:
     after: str = "nearest"
     method: str = "auto"
     corrections: tuple[Correction, ...] = ()
-    ends: str | None = "w8"
+    ends: int | None = 8
     by_output_error: bool = False
 
-    def pins(self, layers: Sequence[str]) -> dict[str, str]:
+    def pins(self, layers: Sequence[str], *, activations: bool) -> dict[str, str]:
         """The option of the first and the last of these layers, where they are an exception."""
-        return {} if self.ends is None else {layers[0]: self.ends, layers[-1]: self.ends}
+        if self.ends is None:
+            return {}
+        return dict.fromkeys((layers[0], layers[-1]), f"w{self.ends}" + f"a{self.ends}" * activations)
 
 
 PRESETS: dict[PresetName, Preset] = {

@@ -33,7 +33,7 @@ def test_a_preset_is_carried_out_and_stated(allocate: Any, tmp_path: Path, name:
     used = {option for layer in plan.layers for option in layer.strip_options()}
     ends = [plan.layers[0].option, plan.layers[-1].option]
     if preset.ends is not None:
-        assert ends == [preset.ends, preset.ends]
+        assert ends == [f"w{preset.ends}"] * 2
     else:
         assert used <= {str(option) for option in apportion.parse_options(preset.options)}
         assert plan.constraints is None
@@ -57,6 +57,21 @@ def test_what_is_given_beside_a_preset_holds(allocate: Any, tmp_path: Path) -> N
     assert (plan.reconstruction.method, plan.reconstruction.corrections) == ("gptq", ("bias",))
     assert [plan.layers[0].option, plan.layers[-1].option] == ["w6", "w8"]
     assert apportion.read_profile(tmp_path / "run" / "profile.json")[0].after == "nearest"
+
+
+def test_what_the_first_and_the_last_layer_read_is_an_exception_too(allocate: Any, tmp_path: Path) -> None:
+    outcome = allocate(
+        "--budget", "4b", "--budget", "bops=9M", "--preset", "lapq", "--options", "w3..8a4,w8a8", *FEW,
+        "--method", "nearest", "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome
+    plan = apportion.read_plan(tmp_path / "run" / "plan.json")
+    first, last = plan.layers[0].name, plan.layers[-1].name
+    assert plan.constraints is not None
+    assert plan.constraints.pin == {first: "w8a8", last: "w8a8"}
+    entering = {layer: value.option for value in plan.activations for layer in value.readers}
+    assert (entering[first], entering[last]) == ("a8", "a8")
+    assert "a4" in entering.values()
 
 
 def test_multipoint_adds_points_where_outputs_are_off_and_can_be_used_on(
@@ -90,6 +105,10 @@ def test_multipoint_adds_points_where_outputs_are_off_and_can_be_used_on(
         (("--preset", "multipoint", "--budget", "5b", "--options", "w2..8"), "such as w4x1..4"),
         (("--preset", "multipoint", "--budget", "3b"), "the budget 3b allows"),
         (("--preset", "adaquant", "--budget", "4b", "--options", "w2..4"), "add it to --options"),
+        (
+            ("--preset", "lapq", "--budget", "4b", "--options", "w2..8a4"),
+            "add them to --options, such as w4a8",
+        ),
     ],
 )
 def test_what_a_preset_cannot_do_is_refused(
