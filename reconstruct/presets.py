@@ -76,6 +76,7 @@ PRESETS: dict[PresetName, Preset] = {
         after="adaquant",
         method=MethodName.ADAQUANT,
         corrections=(Correction.BATCH_NORM, Correction.TUNE),
+        ends=None,
     ),
     PresetName.BRECQ: Preset(
         summary="scores after reconstructing every block, with its interactions, solved exactly; BRECQ",

@@ -47,16 +47,16 @@ def test_a_preset_is_carried_out_and_stated(allocate: Any, tmp_path: Path, name:
 
 def test_what_is_given_beside_a_preset_holds(allocate: Any, tmp_path: Path) -> None:
     outcome = allocate(
-        "--budget", "4.5b", "--preset", "adaquant", *FEW, "--method", "gptq", "--after", "nearest",
-        "--correct", "bias", "--pin", "stem=w6", "--unit", "channel", "--out", tmp_path / "run",
+        "--budget", "4.5b", "--preset", "lapq", *FEW, "--method", "gptq", "--after", "gptq",
+        "--correct", "batch-norm", "--pin", "stem=w6", "--unit", "channel", "--out", tmp_path / "run",
     )  # fmt: skip
     assert outcome.code == 0, outcome
     plan = apportion.read_plan(tmp_path / "run" / "plan.json")
-    assert (plan.preset, plan.unit) == ("adaquant", "channel")
+    assert (plan.preset, plan.unit) == ("lapq", "channel")
     assert plan.reconstruction is not None
-    assert (plan.reconstruction.method, plan.reconstruction.corrections) == ("gptq", ("bias",))
+    assert (plan.reconstruction.method, plan.reconstruction.corrections) == ("gptq", ("batch-norm",))
     assert [plan.layers[0].option, plan.layers[-1].option] == ["w6", "w8"]
-    assert apportion.read_profile(tmp_path / "run" / "profile.json")[0].after == "nearest"
+    assert apportion.read_profile(tmp_path / "run" / "profile.json")[0].after == "gptq"
 
 
 def test_what_the_first_and_the_last_layer_read_is_an_exception_too(allocate: Any, tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_multipoint_adds_points_where_outputs_are_off_and_can_be_used_on(
         (("--preset", "multipoint", "--budget", "5b", "--refine", "2"), "one budget of the size"),
         (("--preset", "multipoint", "--budget", "5b", "--options", "w2..8"), "such as w4x1..4"),
         (("--preset", "multipoint", "--budget", "3b"), "the budget 3b allows"),
-        (("--preset", "adaquant", "--budget", "4b", "--options", "w2..4"), "add it to --options"),
+        (("--preset", "brecq", "--budget", "4b", "--options", "w2..4"), "add it to --options"),
         (
             ("--preset", "lapq", "--budget", "4b", "--options", "w2..8a4"),
             "add them to --options, such as w4a8",
