@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..allocator import LayerCut
-from ..network import ActivationStore, Data, Layer, Network, rows
+from ..network import Activations, ActivationStore, Data, Layer, Network, rows
 from ..quantizer import Option, Quantizer
 from .finalize import StoredLayer, StoredPart
 from .gptq import Gptq, gptq_layer
@@ -40,7 +40,9 @@ class GptqOptions:
 
     Notes
     -----
-    The network is walked through as layers are asked for; asking in network order walks once.
+    The network is walked through as layers are asked for; asking in network order walks once. Of a network
+    that is larger than the memory, whose scores ask for the last layers first, what enters the blocks is
+    kept, so that this walks once too.
     """
 
     def __init__(
@@ -49,8 +51,10 @@ class GptqOptions:
         self._network, self._data, self._quantizer = network, data, quantizer
         self._settings = replace(settings or Gptq(), sequential=False)
         self._blocks = walkable_blocks(network, data)
+        self._store = ActivationStore(self._settings.memory_bytes)
         self._walk: Streams | None = None
         self._at = 0
+        self._entering: dict[int, Activations] = {}
 
     def __call__(self, layer: Layer, options: Sequence[Option], cut: LayerCut) -> Tensor:
         """Weights of the layer under options that fit it, shape (channels, options, fan_in)."""
@@ -82,10 +86,18 @@ class GptqOptions:
         """The float network's values at the entry of the layer's block."""
         (wanted,) = (index for index, block in enumerate(self._blocks) if layer in block.layers)
         if self._walk is None or wanted < self._at:
-            store = ActivationStore(self._settings.memory_bytes)
-            self._walk = Streams(self._network, self._data, store, with_float=False)
-        self._walk.advance(self._blocks[wanted].entry)
-        self._at = wanted
+            self._walk, self._at = Streams(self._network, self._data, self._store, with_float=False), -1
+            # Layers behind this one have been asked for.
+            self._entering = {at: values for at, values in self._entering.items() if at <= wanted}
+            if self._entering:
+                self._at = max(self._entering)
+                self._walk.start_at(self._blocks[self._at].entry, self._entering[self._at])
+        while self._at < wanted:
+            self._at += 1
+            self._walk.advance(self._blocks[self._at].entry)
+            if self._network.is_streamed:
+                self._entering[self._at] = self._walk.quantized
+                self._store.rest()
         return self._walk
 
 

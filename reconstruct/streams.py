@@ -52,6 +52,10 @@ class Streams:
         inputs = self.data.inputs
         self.quantized = self.floating = Activations(inputs)
 
+    def start_at(self, entry: str, values: Activations) -> None:
+        """Begin at a cut whose value is known, the same in both networks."""
+        self.entry, self.quantized, self.floating = entry, values, values
+
     def inputs(self, samples: Tensor | slice) -> Tensor:
         """The network's own inputs of some samples."""
         return self.data.inputs[samples].to(self.network.device)

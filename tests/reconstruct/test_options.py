@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from apportion.allocator import LayerCut, Plan
-from apportion.network import Data, LayerCall, Network, from_rows
+from apportion.network import Data, LayerCall, Network, StreamedTensors, from_rows
 from apportion.quantizer import Quantizer, parse_options
 from apportion.reconstruct import (
     AdaQuantOptions,
@@ -19,6 +19,7 @@ from apportion.reconstruct import (
     Learning,
     StraightThrough,
 )
+from apportion.reconstruct.streams import Streams
 from apportion.sensitivity import measure_profile
 
 Assign = Callable[[Mapping[str, Sequence[str]]], Plan]
@@ -52,6 +53,31 @@ def test_layers_may_be_asked_for_in_any_order(network: Network, data: Data) -> N
     first = [weights(index) for index in range(len(network.layers))]
     for index in (7, 2, 2, 0, 8):
         assert torch.equal(weights(index), first[index])
+
+
+def test_a_streamed_network_is_walked_through_once_from_its_last_layer_to_its_first(
+    network: Network, data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors = StreamedTensors(network.tensors, lambda name: network.tensors[name], network.device)
+    streamed = Network(network.graph, tensors, network.inputs, network.float_bits)
+    options, walked = parse_options("w2,w4"), list[str]()
+    advance = Streams.advance
+
+    def counted(self: Streams, exit_: str) -> None:
+        walked.append(exit_)
+        advance(self, exit_)
+
+    ways = {each: GptqOptions(each, data, Quantizer()) for each in (network, streamed)}
+    found = {}
+    for each, weights in ways.items():
+        layers = each.layers if each is network else each.layers[::-1]
+        monkeypatch.setattr(Streams, "advance", counted if each is streamed else advance)
+        found[each] = {
+            layer.name: weights(layer, options, LayerCut(layer.channels, layer.fan_in)) for layer in layers
+        }
+    assert len(walked) == len(set(walked)) > 3
+    for name, made in found[network].items():
+        assert torch.equal(found[streamed][name], made)
 
 
 def test_scores_after_gptq_are_those_of_its_weights(network: Network, data: Data) -> None:
