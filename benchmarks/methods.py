@@ -63,6 +63,7 @@ METHODS: dict[str, Method] = {
     "BRECQ from GPTQ": LearnedRounding(),
     "BRECQ from GPTQ, Fisher weights": LearnedRounding(fisher=True),
     "BRECQ from GPTQ, half of the inputs float": LearnedRounding(learning=Learning(drop=0.5)),
+    "BRECQ from GPTQ, last point alone": LearnedRounding(all_points=False),
     "BRECQ from GPTQ, 300 iterations": LearnedRounding(learning=Learning(iterations=300)),
     "AdaQuant from nearest, parallel": AdaQuant(sequential=False, start=None),
     "AdaQuant from nearest, sequential": AdaQuant(start=None),
