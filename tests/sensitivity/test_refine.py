@@ -64,7 +64,7 @@ def test_the_samples_that_decide_have_no_part_in_the_moves(
     start = task.choice_of(solve_plan(*scored, "2.8b", "channel"))
     half = len(data.inputs) // 2
     others = torch.cat([data.inputs[:half], data.inputs[half:].flip(-1)])
-    one, two = (refine(network, given, task, start, 3) for given in (data, Data(others, None, "flipped")))
+    one, two = (refine(network, given, task, start, 2) for given in (data, Data(others, None, "flipped")))
     assert [step.moved for step in one.steps] == [step.moved for step in two.steps]
     assert [step.loss for step in one.steps] == [step.loss for step in two.steps]
     assert one.start_loss != two.start_loss
@@ -86,6 +86,26 @@ def test_what_is_returned_is_the_best_of_the_path_on_the_samples_that_decide(
     assert [step.best for step in found.steps if step.accepted] == [
         loss < min([found.start_loss, *deciding[:index]]) for index, loss in enumerate(deciding)
     ]
+
+
+def test_a_path_that_no_longer_betters_the_plan_goes_on_from_the_best(
+    network: Network, data: Data, scored: Scored
+) -> None:
+    task = pose_task(*scored, "2.8b", "channel")
+    start = task.choice_of(solve_plan(*scored, "2.8b", "channel"))
+    few = Data(data.inputs[:24], None, "few")
+    moving = Data(few.inputs[:12], None, "")
+    here = best = Around(network, moving, moving, task, FisherSettings()).loss(start)
+    worse = backs = 0
+    for step in refine(network, few, task, start, 12).steps:
+        assert step.accepted == (step.loss < here)
+        if not step.accepted:
+            continue
+        here = step.loss
+        best, worse = (here, 0) if step.best else (best, worse + 1)
+        if worse == 2:
+            here, worse, backs = best, 0, backs + 1
+    assert backs > 0
 
 
 def test_refining_repeats_itself(network: Network, data: Data, scored: Scored) -> None:
