@@ -2,10 +2,10 @@
 
     python benchmarks/lossless.py cifar10_resnet20
 
-With all options (one point of 2 to 8 bits, or several points of fewer), on hardware that knows 4 bits only and
-adds up to four points, or 2 bits and six, and with one option for all layers. Scores see calibration images
-alone; the drop is measured on all labelled test images, the search's evaluations included. Networks are measured one
-by one, and the page is written from all that were measured so far.
+With all options (one point of 2 to 8 bits, or several points of fewer), on hardware that knows 4 bits only
+and adds up to four points, or 2 bits and six, and with one option for all layers. Scores see calibration
+images alone; the drop is measured on all labelled test images, the search's evaluations included. Networks
+are measured one by one, and the page is written from all that were measured so far.
 """
 
 from __future__ import annotations
