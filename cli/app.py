@@ -243,7 +243,7 @@ def allocate(
             for plan in job.solve(*each, limits, unit, objective.objective(), time_limit, nearest=nearest)
         ]
         if refine:
-            plans = [job.refine(inputs, profile, arrays, plans[0], refine), *plans]
+            plans = [job.refine(inputs, profile, arrays, plans, refine), *plans]
         judged = job.finalize(inputs, [each for each, _ in scored], plans, making)
         profile, arrays = next(
             each for each in scored if each[0].fingerprint.text() == judged.kept.plan.profile

@@ -169,9 +169,14 @@ class Job:
         return plan
 
     def refine(
-        self, inputs: Inputs, profile: Profile, arrays: ProfileArrays | None, plan: Plan, evaluations: int
+        self,
+        inputs: Inputs,
+        profile: Profile,
+        arrays: ProfileArrays | None,
+        plans: Sequence[Plan],
+        evaluations: int,
     ) -> Plan:
-        """The plan after moves that its measured loss confirms, each shown."""
+        """The first plan, or a better one of the others, after moves that lower its loss, each shown."""
         began = time.perf_counter()
 
         def told(step: RefineStep) -> None:
@@ -184,8 +189,9 @@ class Job:
             )
 
         refined = refine_plan(
-            inputs.network, inputs.calibration, profile, arrays, plan, evaluations, on_step=told
-        )
+            inputs.network, inputs.calibration, profile, arrays, plans[0], evaluations,
+            rivals=plans[1:], on_step=told,
+        )  # fmt: skip
         self._took("refine", began)
         return refined
 

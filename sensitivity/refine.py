@@ -18,7 +18,8 @@ the best plan and leaves it by smaller moves.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -29,6 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..allocator import JointProblem, Plan, Refinement, descend
+from ..errors import InfeasibleError
 from ..network import Data, Network, batches, float_logits, from_rows, kl_divergence, measure_quality, rows
 from ..quantizer import Quantizer, parse_option
 from .candidates import cut_of, perturbations
@@ -105,7 +107,7 @@ def refine(
     network: Network,
     data: Data,
     task: Task,
-    start: NDArray[np.intp],
+    starts: Sequence[NDArray[np.intp]],
     evaluations: int,
     *,
     settings: FisherSettings | None = None,
@@ -122,8 +124,9 @@ def refine(
         decides which choice of the path is returned; of a single sample both.
     task : Task
         Units, options, budgets and constraints.
-    start : int array (units,)
-        A choice within the budgets, such as ``task.choice_of(plan)``.
+    starts : sequence of int array (units,)
+        Choices within the budgets, such as ``task.choice_of(plan)``. The path begins at the one of least loss
+        on the samples that decide.
     evaluations : int
         Most moves that are measured; slopes and scores are not counted, and cost about as much again.
     settings : FisherSettings, optional
@@ -134,13 +137,14 @@ def refine(
     Returns
     -------
     Refined
-        Never of a greater loss than the start on the samples that decide.
+        Never of a greater loss than any start on the samples that decide.
     """
     around = Around(network, *_halves(data), task, settings or FisherSettings())
-    origin = here = best = _Place(around, start)
+    places = [_Place(around, start) for start in starts]
+    origin = here = best = min(places, key=lambda place: place.deciding)
     curvature, stale = around.curvature_at_float(), True
-    damping, refused, worse, steps = FIRST_DAMPING, start, 0, list[RefineStep]()
-    leaving = damping, start
+    damping, refused, worse, steps = FIRST_DAMPING, here.choice, 0, list[RefineStep]()
+    leaving = damping, here.choice
     while len(steps) < evaluations and LEAST_DAMPING <= damping <= GREATEST_DAMPING:
         moved, predicted = _move(task, here.slope, curvature, here.choice, damping)
         if (moved == here.choice).all():
@@ -203,14 +207,31 @@ def refine_plan(
     plan: Plan,
     evaluations: int,
     *,
+    rivals: Sequence[Plan] = (),
     on_step: Callable[[RefineStep], None] | None = None,
 ) -> Plan:
     """`refine` from plan to plan; the document gives an account of the measurements.
 
-    Where no move helped it is the plan itself, with that account.
+    Parameters
+    ----------
+    rivals : sequence of Plan
+        Others under the same limits, from which the path may begin too: those of the same units or of whole
+        layers, by the same scores and with the same activations.
+
+    Returns
+    -------
+    Plan
+        Of the units of `plan`; itself, with the account, where nothing betters it.
     """
     task = task_of(profile, arrays, plan)
-    found = refine(network, data, task, task.choice_of(plan), evaluations, on_step=on_step)
+    starts = [task.choice_of(plan)]
+    for rival in rivals:
+        alike = rival.unit in (plan.unit, "layer") and rival.profile == plan.profile
+        if alike and [value.option for value in rival.activations] == list(task.widths):
+            # Finer units store more than whole layers, for which there may be no room.
+            with contextlib.suppress(InfeasibleError):
+                starts.append(task.choice_within(rival))
+    found = refine(network, data, task, starts, evaluations, on_step=on_step)
     taken = sum(step.best for step in found.steps)
     account = Refinement(
         evaluations=len(found.steps),
@@ -219,7 +240,7 @@ def refine_plan(
         loss=found.loss,
         data=data.name,
     )
-    refined = task.plan_of(found.choice) if taken else plan
+    refined = plan if (found.choice == starts[0]).all() else task.plan_of(found.choice)
     return refined.model_copy(update={"refinement": account})
 
 

@@ -120,12 +120,32 @@ class Task:
         return self.plan(MultiSolution(choice, certificate.objective, costs, certificate))
 
     def choice_of(self, plan: Plan) -> NDArray[np.intp]:
-        """Option index of every unit in a plan of this task."""
+        """Option index of every unit in a plan of these units, or of whole layers."""
         columns = {option: column for column, option in enumerate(self.profile.options)}
-        strips = [columns[option] for layer in plan.layers for option in layer.strip_options()]
+        strips = np.empty(len(self.posed.member), np.intp)
+        for layer, begin, end in zip(plan.layers, self.posed.starts, self.posed.starts[1:], strict=False):
+            options = layer.strip_options() if layer.option is None else (layer.option,)
+            strips[begin:end] = [columns[option] for option in options]
         choice = np.zeros(self.problem.units, np.intp)
         choice[self.posed.member] = strips
         return choice
+
+    def choice_within(self, plan: Plan) -> NDArray[np.intp]:
+        """The same, some units with cheaper options where what finer units store exceeds a budget.
+
+        Raises
+        ------
+        InfeasibleError
+            No cheaper options of these units are within all budgets.
+        """
+        choice, problem = self.choice_of(plan), self.problem
+        if (problem.costs_of(choice) <= np.array(problem.budgets)).all():
+            return choice
+        own = np.take_along_axis(problem.costs, choice[None, :, None], 2)
+        allowed = np.logical_and.reduce(problem.costs <= own)
+        if problem.allowed is not None:
+            allowed &= problem.allowed
+        return solve_multi(replace(problem, allowed=allowed)).choice
 
 
 def resolved_for(profile: Profile, constraints: Constraints | None) -> Constraints:

@@ -64,7 +64,7 @@ def test_the_samples_that_decide_have_no_part_in_the_moves(
     start = task.choice_of(solve_plan(*scored, "2.8b", "channel"))
     half = len(data.inputs) // 2
     others = torch.cat([data.inputs[:half], data.inputs[half:].flip(-1)])
-    one, two = (refine(network, given, task, start, 2) for given in (data, Data(others, None, "flipped")))
+    one, two = (refine(network, given, task, [start], 2) for given in (data, Data(others, None, "flipped")))
     assert [step.moved for step in one.steps] == [step.moved for step in two.steps]
     assert [step.loss for step in one.steps] == [step.loss for step in two.steps]
     assert one.start_loss != two.start_loss
@@ -77,7 +77,7 @@ def test_what_is_returned_is_the_best_of_the_path_on_the_samples_that_decide(
     start = task.choice_of(solve_plan(*scored, "2.8b", "channel"))
     # Half as many samples as channels: the path soon fits them and not the others.
     few = Data(data.inputs[:24], None, "few")
-    found = refine(network, few, task, start, 12)
+    found = refine(network, few, task, [start], 12)
     deciding = [step.deciding for step in found.steps if step.deciding is not None]
     assert found.loss == min([found.start_loss, *deciding])
     assert found.loss == Around(
@@ -97,7 +97,7 @@ def test_a_path_that_no_longer_betters_the_plan_goes_on_from_the_best(
     moving = Data(few.inputs[:12], None, "")
     here = best = Around(network, moving, moving, task, FisherSettings()).loss(start)
     worse = backs = 0
-    for step in refine(network, few, task, start, 12).steps:
+    for step in refine(network, few, task, [start], 12).steps:
         assert step.accepted == (step.loss < here)
         if not step.accepted:
             continue
@@ -108,10 +108,39 @@ def test_a_path_that_no_longer_betters_the_plan_goes_on_from_the_best(
     assert backs > 0
 
 
+def test_the_path_begins_at_the_start_that_loses_least_on_the_samples_that_decide(
+    network: Network, data: Data, scored: Scored
+) -> None:
+    task = pose_task(*scored, "2.8b", "channel")
+    start = task.choice_of(solve_plan(*scored, "2.8b", "channel"))
+    poor = np.zeros_like(start)
+    alone, among = (refine(network, data, task, starts, 2) for starts in ([start], [poor, start]))
+    assert among.start_loss == alone.start_loss
+    assert among.steps == alone.steps
+    assert refine(network, data, task, [poor], 0).loss > alone.start_loss
+
+
+def test_a_plan_per_layer_is_a_start_for_channels(network: Network, data: Data, scored: Scored) -> None:
+    task = pose_task(*scored, "2.8b", "channel")
+    layers, channels = (solve_plan(*scored, "2.8b", unit) for unit in ("layer", "channel"))
+    wide, within = task.choice_of(layers), task.choice_within(layers)
+    assert (task.problem.costs_of(within) <= np.array(task.problem.budgets)).all()
+    assert (task.problem.costs_of(wide) > np.array(task.problem.budgets)).any()
+    assert (within <= wide).all()
+    assert (within == wide).mean() > 0.5
+    # Within a budget that has room it is the plan itself.
+    roomy = pose_task(*scored, "4b", "channel")
+    assert np.array_equal(roomy.choice_within(layers), wide)
+    # A plan that loses more than its rival is not where the path begins.
+    poor = task.plan_of(np.zeros_like(wide))
+    assert refine_plan(network, data, *scored, poor, 0, rivals=[layers]).layers == task.plan_of(within).layers
+    assert refine_plan(network, data, *scored, channels, 0).layers == channels.layers
+
+
 def test_refining_repeats_itself(network: Network, data: Data, scored: Scored) -> None:
     task = pose_task(*scored, "2.8b", "channel")
     start = task.choice_of(solve_plan(*scored, "2.8b", "channel"))
-    one, two = (refine(network, data, task, start, 4) for _ in range(2))
+    one, two = (refine(network, data, task, [start], 4) for _ in range(2))
     assert one.steps == two.steps
     assert np.array_equal(one.choice, two.choice)
 
@@ -120,7 +149,7 @@ def test_every_measured_move_is_told(network: Network, data: Data, scored: Score
     task = pose_task(*scored, "2.8b", "channel")
     start = task.choice_of(solve_plan(*scored, "2.8b", "channel"))
     told = []
-    found = refine(network, data, task, start, 3, on_step=told.append)
+    found = refine(network, data, task, [start], 3, on_step=told.append)
     assert tuple(told) == found.steps
     assert [step.evaluations for step in told] == list(range(1, len(told) + 1))
 
