@@ -64,7 +64,7 @@ def _measure(subject: Subject, methods: list[MethodName], rows: list[str], found
     activations = ActivationSettings(options.activations)
     scores = {"": measure_profile(network, data, options.weights, activations=activations)}
     profile = scores[""][0]
-    if "gptq" in {method.value for method in methods}:
+    if MethodName.GPTQ in methods:
         weights = GptqOptions(network, data, Quantizer())
         scores[AFTER_GPTQ] = measure_profile(
             network, data, options.weights, activations=activations, after="gptq", weights=weights

@@ -52,8 +52,6 @@ __all__ = ["PackedNetwork", "read_packed", "write_packed"]
 ENTRY = "apportion"
 # Codes have at least 2 bits.
 MOST_WEIGHTS_PER_BYTE = 4
-# Of dequantized weights that are kept where layers are read as they are asked for.
-DEQUANTIZED_BYTES = 2**28
 DTYPES = {str(dtype): dtype for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
 
 
@@ -91,12 +89,15 @@ class PackedNetwork:
         By layer name.
     rest : dict of str to Tensor
         The tensors that are not quantized.
+    memory_bytes : int
+        What dequantized weights that are kept may weigh together, where layers are read when asked for.
     """
 
     plan: Plan
     finalized: Finalized
     layouts: dict[str, Layout]
     rest: dict[str, Tensor]
+    memory_bytes: int = 0
 
     def tensors(self) -> Mapping[str, Tensor]:
         """Every tensor that the program reads, weights dequantized; as they are asked for if layers are."""
@@ -113,7 +114,7 @@ class PackedNetwork:
             layout = self.layouts[layer.name]
             shape = tuple(reversed(layer.shape)) if layout.transposed else layer.shape
             known[name] = torch.empty(shape, dtype=DTYPES[layout.dtype], device="meta")
-        return StreamedTensors(known, dequantized, torch.device("cpu"), DEQUANTIZED_BYTES)
+        return StreamedTensors(known, dequantized, torch.device("cpu"), self.memory_bytes)
 
     def _weight(self, at: int) -> Tensor:
         planned = self.plan.layers[at]
@@ -168,7 +169,7 @@ def read_packed(path: Path, *, memory_bytes: int | None = None) -> PackedNetwork
     ----------
     memory_bytes : int, optional
         Where the weights as floats are larger, layers stay in the file and are read, and checked, as they are
-        asked for; default: no bound.
+        asked for, and no more of them than this are kept; default: no bound.
 
     Raises
     ------
@@ -179,7 +180,8 @@ def read_packed(path: Path, *, memory_bytes: int | None = None) -> PackedNetwork
         with safe_open(path, framework="pt") as file:
             header = _header(file, path)
             weights = sum(prod(layer.shape) for layer in header.plan.layers)
-            on_demand = memory_bytes is not None and 4 * weights > memory_bytes
+            bound = 4 * weights if memory_bytes is None else memory_bytes
+            on_demand = 4 * weights > bound
             names = [name for name in file.keys() if name.startswith("=") or not on_demand]  # noqa: SIM118
             tensors = {name: file.get_tensor(name) for name in names}
     except (OSError, SafetensorError) as error:
@@ -191,7 +193,7 @@ def read_packed(path: Path, *, memory_bytes: int | None = None) -> PackedNetwork
         layers = LayersOnDemand(
             [layer.name for layer in plan.layers], lambda at: _layer_of(path, plan.layers[at], header)
         )
-        return PackedNetwork(plan, Finalized(layers, values=values), header.layouts, rest)
+        return PackedNetwork(plan, Finalized(layers, values=values), header.layouts, rest, bound)
     with _as_planned(path):
         _check_counts(plan.layers, sum(tensor.nbytes for tensor in tensors.values()))
         whole = tuple(_read_layer(layer, tensors, header.exponents) for layer in plan.layers)

@@ -92,7 +92,9 @@ def test_a_streamed_network_is_finalized_to_the_same_file_layer_by_layer(
         found[name] = method.finalize(network, plan, data, store=tmp_path / f"parts of {name}")
         save_network(tmp_path / name, network, plan, found[name])
     assert isinstance(found["streamed"].layers, LayersOnDemand)
-    assert isinstance(found["streamed"].tensors(streamed), StreamedTensors)
+    replaced = found["streamed"].tensors(streamed)
+    assert isinstance(replaced, StreamedTensors)
+    assert replaced.memory_bytes == LIMIT
     files = [tmp_path / name / "weights.safetensors" for name in found]
     assert files[0].read_bytes() == files[1].read_bytes()
     one, other = (
@@ -121,6 +123,9 @@ def test_a_large_run_is_loaded_layer_by_layer_to_the_same_network(
     assert not apportion.load(tmp_path, memory_bytes=2**20).is_streamed
     with torch.inference_mode():
         assert torch.equal(in_parts.run(data.inputs), whole.run(data.inputs))
+    assert isinstance(in_parts.tensors, StreamedTensors)
+    assert in_parts.tensors.memory_bytes == LIMIT
+    assert in_parts.tensors.held_bytes <= LIMIT
 
 
 def test_a_damaged_layer_of_a_large_run_is_refused_when_it_is_read(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from apportion.allocator import Constraints
 from apportion.network import Data, Network
@@ -13,6 +14,7 @@ from apportion.reconstruct import finalize_nearest, measure_finalized
 from apportion.sensitivity import (
     Profile,
     ProfileArrays,
+    Task,
     measure_profile,
     pose_task,
     refine,
@@ -30,6 +32,12 @@ def scored(network: Network, data: Data) -> Scored:
     profile, arrays = measure_profile(network, data, parse_options("w2..5"))
     assert arrays is not None
     return profile, arrays
+
+
+def low_end(scored: Scored) -> tuple[Task, NDArray[np.intp]]:
+    """A task whose scores mislead, and the choice of its plan."""
+    task = pose_task(*scored, "2.8b", "channel")
+    return task, task.choice_of(solve_plan(*scored, "2.8b", "channel"))
 
 
 @pytest.mark.parametrize("unit", ["layer", "channel", "tile:4"])
@@ -60,8 +68,7 @@ def test_at_low_bits_moves_lower_the_loss(network: Network, data: Data, scored: 
 def test_the_samples_that_decide_have_no_part_in_the_moves(
     network: Network, data: Data, scored: Scored
 ) -> None:
-    task = pose_task(*scored, "2.8b", "channel")
-    start = task.choice_of(solve_plan(*scored, "2.8b", "channel"))
+    task, start = low_end(scored)
     half = len(data.inputs) // 2
     others = torch.cat([data.inputs[:half], data.inputs[half:].flip(-1)])
     one, two = (refine(network, given, task, [start], 2) for given in (data, Data(others, None, "flipped")))
@@ -73,8 +80,7 @@ def test_the_samples_that_decide_have_no_part_in_the_moves(
 def test_what_is_returned_is_the_best_of_the_path_on_the_samples_that_decide(
     network: Network, data: Data, scored: Scored
 ) -> None:
-    task = pose_task(*scored, "2.8b", "channel")
-    start = task.choice_of(solve_plan(*scored, "2.8b", "channel"))
+    task, start = low_end(scored)
     # Half as many samples as channels: the path soon fits them and not the others.
     few = Data(data.inputs[:24], None, "few")
     found = refine(network, few, task, [start], 12)
@@ -91,8 +97,7 @@ def test_what_is_returned_is_the_best_of_the_path_on_the_samples_that_decide(
 def test_a_path_that_no_longer_betters_the_plan_goes_on_from_the_best(
     network: Network, data: Data, scored: Scored
 ) -> None:
-    task = pose_task(*scored, "2.8b", "channel")
-    start = task.choice_of(solve_plan(*scored, "2.8b", "channel"))
+    task, start = low_end(scored)
     few = Data(data.inputs[:24], None, "few")
     moving = Data(few.inputs[:12], None, "")
     here = best = Around(network, moving, moving, task, FisherSettings()).loss(start)
@@ -111,8 +116,7 @@ def test_a_path_that_no_longer_betters_the_plan_goes_on_from_the_best(
 def test_the_path_begins_at_the_start_that_loses_least_on_the_samples_that_decide(
     network: Network, data: Data, scored: Scored
 ) -> None:
-    task = pose_task(*scored, "2.8b", "channel")
-    start = task.choice_of(solve_plan(*scored, "2.8b", "channel"))
+    task, start = low_end(scored)
     poor = np.zeros_like(start)
     alone, among = (refine(network, data, task, starts, 2) for starts in ([start], [poor, start]))
     assert among.start_loss == alone.start_loss
@@ -138,16 +142,14 @@ def test_a_plan_per_layer_is_a_start_for_channels(network: Network, data: Data, 
 
 
 def test_refining_repeats_itself(network: Network, data: Data, scored: Scored) -> None:
-    task = pose_task(*scored, "2.8b", "channel")
-    start = task.choice_of(solve_plan(*scored, "2.8b", "channel"))
+    task, start = low_end(scored)
     one, two = (refine(network, data, task, [start], 4) for _ in range(2))
     assert one.steps == two.steps
     assert np.array_equal(one.choice, two.choice)
 
 
 def test_every_measured_move_is_told(network: Network, data: Data, scored: Scored) -> None:
-    task = pose_task(*scored, "2.8b", "channel")
-    start = task.choice_of(solve_plan(*scored, "2.8b", "channel"))
+    task, start = low_end(scored)
     told = []
     found = refine(network, data, task, [start], 3, on_step=told.append)
     assert tuple(told) == found.steps
