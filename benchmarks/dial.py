@@ -49,7 +49,7 @@ SAMPLES = {RESNET: 1024, MOBILENET: 1000, VIT: 1000}
 """Images of the scores."""
 REFINED_ON = {RESNET: 1024, MOBILENET: 512, VIT: 512}
 """Images of them that refining sees: moves come from one half, the other decides what is returned."""
-EVALUATIONS = {RESNET: 20, MOBILENET: 12, VIT: 10}
+EVALUATIONS = {RESNET: 20, MOBILENET: 30, VIT: 20}
 LOW_END = ("2.5b", "3b", "3.5b")
 """Where scores mislead; at other budgets a third of the evaluations are made."""
 TARGET = 0.55
