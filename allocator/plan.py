@@ -110,7 +110,7 @@ class Guard(Document):
     Parameters
     ----------
     option : str
-        The uniform option.
+        The uniform option; with that of the first and the last layer where they are an exception.
     uniform_loss, plan_loss : float
         Measured loss of the uniform network and of the solved plan.
     kept : "plan" or "uniform"
@@ -281,15 +281,21 @@ class Plan(Document):
 
     def main_option(self) -> str:
         """The option that most weights have: of a uniform plan, the one that its constraints leave alone."""
-        weights: dict[str, float] = {}
-        for layer in self.layers:
-            for option, share in layer.option_shares().items():
-                weights[option] = weights.get(option, 0.0) + share * prod(layer.shape)
-        main = max(weights, key=lambda option: weights[option])
+        return _main_weights(self.layers) + self._main_activations()
+
+    def uniform_name(self) -> str:
+        """A uniform plan's option, and that of the first and the last layer where it differs."""
+        first, last = self.layers[0].option, self.layers[-1].option
+        inner = self.layers[1:-1] or self.layers
+        main, activations = _main_weights(inner), self._main_activations()
+        exception = first is not None and first == last != main
+        return f"{main}{activations}, ends {first}" if exception else f"{main}{activations}"
+
+    def _main_activations(self) -> str:
         bits: dict[str, int] = {}
         for value in self.activations:
             bits[value.option] = bits.get(value.option, 0) + value.elements
-        return main + (max(bits, key=lambda option: bits[option]) if bits else "")
+        return max(bits, key=lambda option: bits[option]) if bits else ""
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
@@ -360,3 +366,11 @@ def check_layers(plan: Plan, shapes: Mapping[str, Sequence[int]]) -> None:
 def _listing(names: Sequence[str]) -> str:
     shown = ", ".join(f"'{name}'" for name in names[:8])
     return shown if len(names) <= 8 else f"{shown} and {len(names) - 8} more"
+
+
+def _main_weights(layers: Sequence[LayerPlan]) -> str:
+    weights: dict[str, float] = {}
+    for layer in layers:
+        for option, share in layer.option_shares().items():
+            weights[option] = weights.get(option, 0.0) + share * prod(layer.shape)
+    return max(weights, key=lambda option: weights[option])

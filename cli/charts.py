@@ -52,6 +52,14 @@ def _points(
     measured = plan.measured.loss if plan.measured else None
     if guard is not None:
         measured = guard.plan_loss if guard.kept == "plan" else guard.uniform_loss
+    options = uniform_options(profile, arrays, plan.unit, plan.constraints)
+    if guard is not None and guard.option not in options:
+        # The rival has 8 bits in the first and the last layer, and stands for the option without these.
+        main = guard.option.split(",")[0]
+        with_ends = uniform_options(profile, arrays, plan.unit, plan.constraints, ends=True)
+        if main in with_ends:
+            options[guard.option] = with_ends[main]
+            del options[main]
     uniform = [
         ParetoPoint(
             option,
@@ -59,8 +67,6 @@ def _points(
             predicted,
             guard.uniform_loss if guard is not None and guard.option == option else None,
         )
-        for option, (size_bits, predicted) in uniform_options(
-            profile, arrays, plan.unit, plan.constraints
-        ).items()
+        for option, (size_bits, predicted) in options.items()
     ]
     return ParetoPoint("plan", weight_bits, plan.predicted_loss, measured), uniform

@@ -81,7 +81,7 @@ def quality_table(plan: Plan, uniform: Plan | None, uniform_quality: Measured | 
     row = ["float", f"{per_number:.2f}", _size(float_bits), "100.0%", "0", _percent(float_accuracy)]
     table.add_row(*row, *([_perplexity(measured.float_perplexity)] if measured and tokens else []))
     if uniform is not None:
-        table.add_row(*_row(f"best uniform, {uniform.main_option()}", uniform, uniform_quality))
+        table.add_row(*_row(f"best uniform, {uniform.uniform_name()}", uniform, uniform_quality))
     table.add_row(*_row("this plan", plan, measured), style="bold")
     return table
 

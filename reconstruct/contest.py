@@ -138,7 +138,7 @@ def _learned(screened: Judged, judged: Callable[[Sequence[Plan], Plan | None], J
     # Not learned for, and so compared as GPTQ left it.
     plan = found.kept.plan
     guard = Guard(
-        option=uniform.plan.main_option(),
+        option=uniform.plan.uniform_name(),
         uniform_loss=uniform.quality.loss,
         plan_loss=found.kept.quality.loss,
         kept="plan",

@@ -68,7 +68,7 @@ def judge(
         return Judged(_kept(best, None), solved, None)
     other = _candidate(network, uniform, data, reference, finalize)
     guard = Guard(
-        option=uniform.main_option(),
+        option=uniform.uniform_name(),
         uniform_loss=other.quality.loss,
         plan_loss=best.quality.loss,
         kept="uniform" if other.quality.loss < best.quality.loss else "plan",

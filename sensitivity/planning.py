@@ -21,9 +21,8 @@ from .feasible import read_budgets, tables_for
 from .joint import Objective, joint_problem
 from .memory import refuse_memory_of_floats
 from .profile import Profile, ProfileArrays
-from .site_rules import uniform_widths
 from .task import activation_loss, build_plan, ledger_of_profile, pose_task, resolved_for, tables_at
-from .uniform import uniform_choices
+from .uniform import uniform_choices, uniform_widths
 from .widths import Together, counts_widths, least_loss_widths, profile_site_allowed, solve_together
 
 __all__ = ["best_uniform_plan", "budget_bits", "certifies_activations", "solve_plan", "uniform_plans"]
@@ -166,11 +165,18 @@ def _tables_of(plan: Plan) -> tuple[CostTable, ...]:
 def best_uniform_plan(profile: Profile, plan: Plan) -> Plan | None:
     """The plan that gives every layer one option, that of least predicted loss within the same budgets.
 
-    Layers that the plan's constraints keep from it take the nearest that they may have, see
-    `uniform_choices`. None where no option fits.
+    Plans with 8 bits in the first and the last layer are among them, as these are what networks in one option
+    are most often shipped as. Layers that the plan's constraints keep from the option take the nearest that
+    they may have, see `uniform_choices`. None where no option fits.
     """
-    plans = uniform_plans(profile, plan.constraints, tables=_tables_of(plan), budgets=plan.budgets)
-    fitting = [candidate for candidate in plans.values() if not excesses(candidate)]
+    fitting = [
+        candidate
+        for ends in (False, True)
+        for candidate in uniform_plans(
+            profile, plan.constraints, tables=_tables_of(plan), budgets=plan.budgets, ends=ends
+        ).values()
+        if not excesses(candidate)
+    ]
     if not fitting:
         return None
     best = min(fitting, key=lambda candidate: candidate.predicted_loss)
@@ -198,6 +204,7 @@ def uniform_plans(
     *,
     tables: Sequence[CostTable] = (),
     budgets: tuple[str, ...] | None = None,
+    ends: bool = False,
 ) -> dict[str, Plan]:
     """For every option that all layers can take, the plan in which they do, as far as constraints allow.
 
@@ -207,14 +214,16 @@ def uniform_plans(
     ----------
     budgets : tuple of str, optional
         What the plans shall state, whether they are within or not; default: their own average bits.
+    ends : bool
+        The first and the last layer, and what they read, have 8 bits as far as they may.
     """
     plans = {}
-    for option, taken in uniform_choices(profile, constraints).items():
+    for option, taken in uniform_choices(profile, constraints, ends=ends).items():
         assigned = [
             [profile.options[column]] * layer.strips
             for column, layer in zip(taken, profile.layers, strict=True)
         ]
-        for width, widths in _uniform_widths(profile, constraints).items():
+        for width, widths in uniform_widths(profile, constraints, ends=ends).items():
             limits = read_budgets(budgets) if budgets else ()
             plan = build_plan(
                 profile, None, "layer", assigned, None,
@@ -226,11 +235,3 @@ def uniform_plans(
                 plan = plan.model_copy(update={"budgets": (own,)})
             plans[f"{option}{width}"] = plan
     return plans
-
-
-def _uniform_widths(profile: Profile, constraints: Constraints | None) -> dict[str, tuple[str, ...]]:
-    """For every option that all values have it, as far as they may; one entry where all stay float."""
-    if profile.activations is None:
-        return {"": ()}
-    allowed = profile_site_allowed(profile, constraints or Constraints())
-    return uniform_widths(allowed, profile.activations.options)

@@ -11,7 +11,7 @@ from ..allocator import Constraints, converted, match_layers
 from ..errors import InputError
 from ..quantizer import activation_part, parse_activation, weight_part
 
-__all__ = ["site_allowed", "uniform_widths", "weights_only"]
+__all__ = ["site_allowed", "weights_only"]
 
 
 def weights_only(constraints: Constraints) -> Constraints:
@@ -67,21 +67,6 @@ def site_allowed(
                 f"{', '.join(options)} after the rules for these layers; change one of them"
             )
     return allowed
-
-
-def uniform_widths(allowed: NDArray[np.bool_], options: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """For every option, the one that each value takes where all shall have it.
-
-    A value that may not have it takes the next larger that it may have, or else the next smaller.
-    """
-    found = {}
-    for column, option in enumerate(options):
-        taken = []
-        for row in allowed:
-            larger, smaller = np.flatnonzero(row[column:]), np.flatnonzero(row[:column])
-            taken.append(options[int(column + larger[0] if len(larger) else smaller[-1])])
-        found[option] = tuple(taken)
-    return found
 
 
 def _masks(constraints: Constraints) -> list[tuple[str, str, list[str], bool]]:

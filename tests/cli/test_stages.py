@@ -130,10 +130,11 @@ def test_the_uniform_plan_is_kept_where_it_measures_better(allocate: Any, finish
     assert chosen["strided_block.conv2"] == "w2"
     outcome = allocate("finalize", "--force", "--samples", "64", "--json", "--out", finished)
     plan = outcome.json["plan"]
-    assert plan["guard"]["option"] == "w4"
+    assert plan["guard"]["option"] == "w4, ends w8"
     assert plan["guard"]["uniform_loss"] < plan["guard"]["plan_loss"]
     assert plan["guard"]["kept"] == "uniform"
-    assert {layer["option"] for layer in plan["layers"]} == {"w4"}
+    assert {layer["option"] for layer in plan["layers"][1:-1]} == {"w4"}
+    assert [plan["layers"][end]["option"] for end in (0, -1)] == ["w8", "w8"]
 
 
 def test_evaluate_agrees_with_the_plan_and_writes_nothing(

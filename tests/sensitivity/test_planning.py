@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apportion.allocator import Plan, Status, assignment_digest
+from apportion.allocator import Constraints, Plan, Status, assignment_digest, average_budget
 from apportion.errors import InfeasibleError, InputError
 from apportion.quantizer import parse_option, stored_bits
 from apportion.sensitivity import (
@@ -205,4 +205,32 @@ def test_uniform_plans_state_their_own_size_and_best_uniform_is_one_of_them(
         assert {layer.option for layer in uniform.layers} == {option}
     best = best_uniform_plan(profile[0], plan)
     assert best is not None
-    assert best.layers in [uniform.layers for uniform in plans.values()]
+    with_ends = uniform_plans(profile[0], ends=True)
+    assert best.layers in [uniform.layers for uniform in (*plans.values(), *with_ends.values())]
+
+
+def test_a_uniform_plan_with_8_bits_at_both_ends_competes_where_it_fits(
+    profile: tuple[Profile, ProfileArrays],
+) -> None:
+    ends = uniform_plans(profile[0], ends=True)["w3"]
+    assert [layer.option for layer in ends.layers] == ["w8", *["w3"] * (len(ends.layers) - 2), "w8"]
+    assert ends.uniform_name() == "w3, ends w8"
+    plan = solve_plan(*profile, ends.budgets, "layer")
+    best = best_uniform_plan(profile[0], plan)
+    assert best is not None
+    assert best.layers == ends.layers
+    assert best.constraints == plan.constraints
+    # A little less, and it does not fit.
+    size_bits = ends.complexity.size_bits - ends.complexity.fixed_bits
+    less = average_budget(size_bits - 100, profile[0].weight_count)
+    smaller = best_uniform_plan(profile[0], solve_plan(*profile, less, "layer"))
+    assert smaller is not None
+    assert smaller.layers != ends.layers
+    assert uniform_options(profile[0], ends=True)["w3"][0] == size_bits
+
+
+def test_ends_that_rules_name_or_tie_are_left_to_them(profile: tuple[Profile, ProfileArrays]) -> None:
+    first, second, *_, last = (layer.name for layer in profile[0].layers)
+    rules = Constraints(pin={last: "w4"}, tie=((first, second),))
+    plan = uniform_plans(profile[0], rules, ends=True)["w3"]
+    assert [layer.option for layer in (plan.layers[0], plan.layers[-1])] == ["w3", "w4"]
