@@ -112,7 +112,9 @@ class Source:
         if self.weights is not None:
             raise InputError("--weights goes with --model; the embedded network brings its own")
         calibration, held_out = (Data(digits.inputs, digits.labels, digits.name) for digits in digits_data())
-        calibration = self._data(self.data, self.samples) if self.data else _first(calibration, self.samples)
+        calibration = (
+            self._data(self.data, self.samples) if self.data else calibration.part(slice(self.samples))
+        )
         held_out = self._data(self.eval_data, None) if self.eval_data else held_out
         return calibration, held_out
 
@@ -190,11 +192,6 @@ def _numbers_of(text: str | None, option: str) -> tuple[float, ...] | None:
         return tuple(float(part) for part in text.split(","))
     except ValueError as error:
         raise InputError(f"{option} is '{text}'; give numbers such as 0.485,0.456,0.406") from error
-
-
-def _first(data: Data, count: int | None) -> Data:
-    labels = data.labels[:count] if data.labels is not None else None
-    return Data(data.inputs[:count], labels, data.name)
 
 
 def _device(text: str) -> torch.device:

@@ -74,7 +74,7 @@ from .score_arguments import (
 from .scoring import scoring_of
 from .stages import Job
 from .tables import activation_table, profile_table
-from .until_stable import check_until_stable, load_for_rounds, stable_profile
+from .until_stable import check_until_stable, stable_profile
 
 __all__ = ["finalize", "profile", "solve"]
 
@@ -126,11 +126,10 @@ def profile(
     source = source_of(model, weights, data, None, mean, std, samples, device, tokenizer, context, memory)
     reporter, folder = Reporter(quiet), RunFolder(out)
     folder.prepare((), force=force)
+    inputs = source.load().without(exclude or ())
     if until_stable:
-        inputs = load_for_rounds(source).without(exclude or ())
         found = stable_profile(inputs, scoring, budget or (), unit, folder, reporter, force=force)
     else:
-        inputs = source.load().without(exclude or ())
         found, _ = Job(folder, reporter).profile(inputs, scoring, force=force)
     if json_:
         typer.echo(found.model_dump_json(exclude_none=True))

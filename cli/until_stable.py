@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from ..errors import InputError
 from ..network import Data
@@ -17,15 +16,14 @@ from ..sensitivity import (
     measure_until_stable,
     profile_fingerprint,
     read_profile,
-    sample_counts,
     write_profile,
 )
 from .console import Reporter
 from .folder import RunFolder
-from .inputs import Inputs, Source
+from .inputs import Inputs
 from .scoring import Scoring
 
-__all__ = ["check_until_stable", "load_for_rounds", "stable_profile"]
+__all__ = ["check_until_stable", "stable_profile"]
 
 
 def check_until_stable(until_stable: bool, method: str, after: str, budgets: Sequence[str]) -> None:
@@ -48,15 +46,6 @@ def check_until_stable(until_stable: bool, method: str, after: str, budgets: Seq
             f"--until-stable adds samples to scores of the same weights, and those of --after {after} change "
             "with the samples; leave one of the two out"
         )
-
-
-def load_for_rounds(source: Source) -> Inputs:
-    """Network and data; of evenly spaced samples as many as can be had again in every round."""
-    inputs = source.load()
-    most = sample_counts(inputs.calibration)[-1]
-    if inputs.calibration.spaced and most < len(inputs.calibration):
-        return replace(source, samples=most).load()
-    return inputs
 
 
 def stable_profile(
@@ -121,7 +110,7 @@ def _stored(
         return None
     try:
         profile, arrays = read_profile(where)
-        part = data.take(data.places(profile.samples))
+        part = data.part(slice(profile.samples))
         wanted = profile_fingerprint(
             inputs.network, part, scoring.options, scoring.quantizer, "fisher", scoring.settings
         )
@@ -139,7 +128,7 @@ def _is_finished(profile: Profile, data: Data, budgets: Sequence[str], unit: str
     found = profile.stability
     if found is None or found.unit != unit or (budgets and tuple(budgets) != found.budgets):
         return False
-    return found.stable or sample_counts(data, profile.samples)[-1] == profile.samples
+    return found.stable or profile.samples == len(data)
 
 
 def _round_line(found: StabilityRound) -> str:

@@ -18,6 +18,7 @@ from .layer import Layer, LayerCall, from_rows, rows
 from .liveness import LiveValues, live_values
 from .load import load_model, text_form
 from .network import InputShape, Network
+from .order import spread_order
 from .outputs import batches, finite_outputs, float_logits
 from .paired import PairedDrop, accuracy_drop, mean_drop, perplexity_rise
 from .program import load_program, save_program
@@ -90,6 +91,7 @@ __all__ = [
     "rows",
     "sample_sites",
     "save_program",
+    "spread_order",
     "static_activation",
     "text_form",
     "with_explicit_activations",

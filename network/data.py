@@ -19,6 +19,7 @@ from ..errors import InputError
 from .arrays import Array, as_array, to_inputs, to_labels
 from .images import read_images
 from .network import Network
+from .order import spread_order
 from .reason import message_of
 from .source import parse_source
 from .tokens import cut_windows, read_text
@@ -44,17 +45,20 @@ _UNREADABLE = (
 
 @dataclass(frozen=True)
 class _Raw:
-    """Arrays as read; `pixels` says that they were called images, `spaced` that a limit spaces them."""
+    """Arrays as read; `pixels` says that they were called images, `limited` that no more were read."""
 
     inputs: Array
     labels: Array | None
     pixels: bool
-    spaced: bool = False
+    limited: bool = False
 
 
 @dataclass(frozen=True)
 class Data:
     """Inputs for a network.
+
+    Where samples are held out, from what is learned or moved by, they are the last or the first ones: give
+    samples in an order in which any part is like the whole, as `load_data` does with a limit.
 
     Attributes
     ----------
@@ -66,30 +70,19 @@ class Data:
         the last one has none.
     name : str
         Where it came from, for documents and messages.
-    spaced : bool
-        Whether fewer samples are taken evenly spaced, as from folders of images, or else the first ones.
     """
 
     inputs: Tensor
     labels: Tensor | None
     name: str
-    spaced: bool = False
 
     def __len__(self) -> int:
         return len(self.inputs)
 
-    def places(self, count: int) -> Tensor:
-        """Where the samples are that `load_data` gives when limited to `count`; all where there are fewer.
-
-        Of evenly spaced samples that holds for every `count` that divides their number.
-        """
-        count = min(count, len(self))
-        return torch.arange(count) * len(self) // count if self.spaced else torch.arange(count)
-
-    def take(self, places: Tensor) -> Data:
-        """The samples at some places."""
-        labels = None if self.labels is None else self.labels[places]
-        return replace(self, inputs=self.inputs[places], labels=labels)
+    def part(self, which: slice) -> Data:
+        """Some of the samples, which are not copied."""
+        labels = None if self.labels is None else self.labels[which]
+        return replace(self, inputs=self.inputs[which], labels=labels)
 
 
 def load_data(
@@ -115,8 +108,9 @@ def load_data(
     mean, std : sequence of float, optional
         Applied as `(x - mean) / std` after pixels were divided by 255: one per channel, or one for all.
     limit : int, optional
-        At most this many samples: the first ones, of images evenly spaced ones (folders tend to be sorted by
-        class).
+        At most this many samples, spread over all that there are, and in an order in which any part of them
+        is: data tends to be sorted by class. A smaller limit gives the first of those of a larger one. Of
+        texts the first ones, in order. None: all, as they come.
     tokenizer : Path, optional
         For texts: a `tokenizer.json`, or the folder of a model that has one.
     context : int, optional
@@ -141,9 +135,9 @@ def load_data(
         raw = _read_arrays(Path(match["path"]), match["part"])
     elif spec.endswith(".txt"):
         most = None if limit is None or context is None else limit * context
-        raw = _Raw(read_text(Path(spec), tokenizer, most), None, pixels=False)
+        raw = _Raw(read_text(Path(spec), tokenizer, most), None, pixels=False, limited=True)
     elif Path(spec).is_dir() or spec.endswith(".zip"):
-        raw = _Raw(*read_images(Path(spec), limit), pixels=True, spaced=True)
+        raw = _Raw(*read_images(Path(spec), limit), pixels=True, limited=True)
     elif ":" in spec:
         raw = _call_loader(spec)
     else:
@@ -159,11 +153,14 @@ def load_data(
             f"{spec} has labels of shape {raw.labels.shape} for inputs of shape {raw.inputs.shape}; "
             "give one label for each input"
         )
+    if limit is not None and not raw.limited:
+        order = spread_order(len(raw.inputs))[:limit]
+        labels = None if raw.labels is None else raw.labels[order]
+        raw = replace(raw, inputs=raw.inputs[order], labels=labels)
     return Data(
         inputs=to_inputs(raw.inputs[:limit], spec, pixels=raw.pixels, mean=mean, std=std),
         labels=None if raw.labels is None else to_labels(raw.labels[:limit], spec),
         name=spec,
-        spaced=raw.spaced,
     )
 
 

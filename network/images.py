@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import InputError
 from .arrays import Array
+from .order import spread_order
 from .reason import message_of
 
 __all__ = ["read_images"]
@@ -25,7 +26,7 @@ def read_images(path: Path, limit: int | None) -> tuple[Array, Array | None]:
     ----------
     path : Path
     limit : int or None
-        At most this many images, evenly spaced in sorted order.
+        At most this many images, the first of the `spread_order` of their sorted names; None: all, sorted.
 
     Returns
     -------
@@ -54,7 +55,8 @@ def read_images(path: Path, limit: int | None) -> tuple[Array, Array | None]:
         if not names:
             raise InputError(f"{path} holds no images ({', '.join(sorted(_SUFFIXES))})")
         folders = sorted({str(PurePosixPath(name).parent) for name in names})
-        chosen = names if limit is None or limit >= len(names) else _spaced(names, limit)
+        order = range(len(names)) if limit is None else spread_order(len(names))[:limit]
+        chosen = [names[place] for place in order]
         images: list[Array] = []
         grey = True
         for name in chosen:
@@ -91,10 +93,6 @@ def _is_image(name: str) -> bool:
     # Some systems leave companions of the same name in hidden files and folders.
     hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
     return path.suffix.lower() in _SUFFIXES and not hidden
-
-
-def _spaced(names: list[str], count: int) -> list[str]:
-    return [names[index * len(names) // count] for index in range(count)]
 
 
 def _size(image: Array) -> str:

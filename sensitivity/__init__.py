@@ -27,7 +27,7 @@ from .profile import (
     write_profile,
 )
 from .refine import Refined, RefineStep, refine, refine_plan
-from .stability import MOST_REGRET, measure_until_stable, sample_counts
+from .stability import MOST_REGRET, measure_until_stable
 from .task import Task, pose_task, resolved_for, task_of
 from .uniform import uniform_options
 
@@ -76,7 +76,6 @@ __all__ = [
     "refine",
     "refine_plan",
     "resolved_for",
-    "sample_counts",
     "score_activations",
     "score_activations_exact",
     "score_exact",

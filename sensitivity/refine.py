@@ -248,8 +248,8 @@ def _halves(data: Data) -> tuple[Data, Data]:
     """The samples that moves are computed from, and those that decide; of a single sample both."""
     count = len(data.inputs)
     half = max(1, round(MOVED_ON * count))
-    first = Data(data.inputs[:half], None, data.name)
-    return (first, first) if half == count else (first, Data(data.inputs[half:], None, data.name))
+    first = data.part(slice(half))
+    return (first, first) if half == count else (first, data.part(slice(half, None)))
 
 
 def _move(

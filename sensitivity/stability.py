@@ -20,7 +20,7 @@ from .problems import pose
 from .profile import Profile, ProfileArrays, Stability, StabilityRound
 from .task import Task, pose_task
 
-__all__ = ["FIRST_SAMPLES", "MOST_REGRET", "measure_until_stable", "sample_counts"]
+__all__ = ["FIRST_SAMPLES", "MOST_REGRET", "measure_until_stable"]
 
 FIRST_SAMPLES = 64
 MOST_REGRET = 0.01
@@ -49,30 +49,6 @@ class _Planned:
         ]
         unchanged, regret = zip(*compared, strict=True)
         return StabilityRound(samples=samples, unchanged=min(unchanged), regret=max(regret))
-
-
-def sample_counts(data: Data, first: int | None = None) -> list[int]:
-    """Numbers of samples to plan with: doubling, at last all of them.
-
-    Parameters
-    ----------
-    data : Data
-        Of evenly spaced samples the numbers divide theirs, as far as halving goes: only those can be had
-        again by a limit.
-    first : int, optional
-        Samples that are measured already; default: 64, or half of them all where that is less.
-    """
-    total = len(data)
-    if first is None:
-        first = max(1, min(FIRST_SAMPLES, total // 2))
-        if data.spaced:
-            first = total
-            while first % 2 == 0 and first >= 2 * FIRST_SAMPLES:
-                first //= 2
-    counts = [first]
-    while 2 * counts[-1] <= total:
-        counts.append(2 * counts[-1])
-    return counts if data.spaced or counts[-1] >= total else [*counts, total]
 
 
 def measure_until_stable(
@@ -104,7 +80,7 @@ def measure_until_stable(
     unit : str
         What the plans choose options for.
     start : (Profile, ProfileArrays), optional
-        Scores of ``data.take(data.places(n))`` with the same settings, to go on from.
+        Scores of the first n samples with the same settings, to go on from.
     store : Path, optional
         Folder for partial sums, from which an interrupted run goes on.
     on_round : callable, optional
@@ -113,8 +89,8 @@ def measure_until_stable(
     Returns
     -------
     Profile
-        An ordinary one, of ``data.take(data.places(profile.samples))``; its `stability` says how it went, and
-        whether all samples were used without the plans becoming stable.
+        An ordinary one, of the first `profile.samples` samples; its `stability` says how it went, and whether
+        all were used without the plans becoming stable.
     ProfileArrays
 
     Raises
@@ -130,14 +106,14 @@ def measure_until_stable(
     scores = _scores_of(*start) if start else None
     before: _Planned | None = None
     rounds: list[StabilityRound] = []
-    for count in sample_counts(data, start[0].samples if start else None):
-        part = data.take(data.places(count))
+    for count in _sample_counts(len(data), start[0].samples if start else None):
+        part = data.part(slice(count))
         print_ = profile_fingerprint(network, part, options, quantizer, "fisher", settings)
         known = 0 if scores is None else scores.samples
         if count > known:
             began = time.perf_counter()
             added = score_fisher(
-                network, _new_samples(data, known, count), options, quantizer,
+                network, data.part(slice(known, count)), options, quantizer,
                 # The draws of a sample depend on the seed and its place, and no two shall have the same.
                 replace(settings, seed=settings.seed + known),
                 store=store / f"{known}-{count}" if store else None,
@@ -168,13 +144,12 @@ def measure_until_stable(
     return profile.model_copy(update={"stability": stability}), arrays
 
 
-def _new_samples(data: Data, known: int, count: int) -> Data:
-    """Those among the first `count` that are not among the first `known`, in order."""
-    places = data.places(count)
-    if not known:
-        return data.take(places)
-    old = set(data.places(known).tolist())
-    return data.take(places[[place not in old for place in places.tolist()]])
+def _sample_counts(total: int, first: int | None) -> list[int]:
+    """Numbers of samples to plan with: from `first`, or 64 or half of them all, doubling; at last all."""
+    counts = [max(1, min(FIRST_SAMPLES, total // 2)) if first is None else first]
+    while 2 * counts[-1] <= total:
+        counts.append(2 * counts[-1])
+    return counts if counts[-1] >= total else [*counts, total]
 
 
 def _scores_of(profile: Profile, arrays: ProfileArrays) -> FisherScores:

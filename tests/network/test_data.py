@@ -117,12 +117,13 @@ def test_all_forms_of_the_same_data_are_equal(tmp_path: Path) -> None:
     assert only.labels is None
 
 
-def test_a_limit_takes_the_first_samples_and_their_labels(tmp_path: Path) -> None:
+def test_a_limit_takes_samples_from_all_over_with_their_labels(tmp_path: Path) -> None:
     spec = npz(tmp_path / "a.npz", images=PIXELS, labels=LABELS)
     data, whole = load_data(spec, limit=4), load_data(spec)
-    assert torch.equal(data.inputs, whole.inputs[:4])
+    order = spread_order(6)[:4]
+    assert torch.equal(data.inputs, whole.inputs[order])
     assert data.labels is not None
-    assert data.labels.tolist() == LABELS[:4].tolist()
+    assert data.labels.tolist() == LABELS[order].tolist()
     assert len(load_data(spec, limit=100)) == 6
     with pytest.raises(InputError, match="limit of samples is 0"):
         load_data(spec, limit=0)

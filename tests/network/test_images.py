@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from apportion.errors import InputError
-from apportion.network import load_data
+from apportion.network import load_data, spread_order
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -48,11 +49,15 @@ def test_a_folder_and_its_archive_are_the_same_data_with_labels_from_folders(fol
         assert data.labels.tolist() == [0] * 6 + [1] * 4
 
 
-def test_a_limit_takes_evenly_spaced_images_so_that_all_folders_have_some(folder: Path) -> None:
+def test_a_limit_takes_images_spread_over_all_so_that_all_folders_have_some(folder: Path) -> None:
     data = load_data(str(folder), limit=4)
-    assert (data.inputs[:, 0, 0, 0] * 255).round().tolist() == [0, 20, 50, 70]
+    assert (data.inputs[:, 0, 0, 0] * 255).round().tolist() == [10 * place for place in spread_order(10)[:4]]
     assert data.labels is not None
-    assert data.labels.tolist() == [0, 0, 0, 1]
+    assert sorted(data.labels.tolist()) == [0, 0, 1, 1]
+    # All of them are in that order too, and a smaller limit has the first of them.
+    whole = load_data(str(folder), limit=100)
+    assert torch.equal(whole.inputs[:4], data.inputs)
+    assert len(whole) == 10
 
 
 def test_images_in_one_folder_have_no_labels_and_mean_and_std_apply(folder: Path) -> None:
