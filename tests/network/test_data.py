@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from apportion.errors import InputError
-from apportion.network import Data, Network, capture, check_data, load_data
+from apportion.network import Data, Network, capture, check_data, load_data, spread_order
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 5, 4, 3), dtype=np.uint8)
 LABELS = np.arange(6) % 3
