@@ -6,8 +6,8 @@
 
 Each network is measured on its own and kept in results/dial_<network>.json; the page results/dial.md is made
 of all that are there. Scores, shrinkage and moves see calibration images only; every plan is judged, with
-nearest rounding, on other images. Refining starts from the better of the two plans per channel, by those
-calibration images that decide about its moves.
+nearest rounding, on other images. Refining starts from the best of the four other plans, by those calibration
+images that decide about its moves.
 """
 
 from __future__ import annotations
