@@ -1,6 +1,7 @@
 """Allocation for reconstruction: uniform, per layer and per channel plans of one stored size, after BRECQ.
 
     python benchmarks/allocated.py cifar10_resnet20
+    python benchmarks/allocated.py mobilenetv1_075_in1k --iterations 500 --batch 8
 
 Plans are solved from scores of weights rounded to nearest and of those that GPTQ makes of every option, and
 all of them are reconstructed and judged on images that neither scores nor reconstruction have seen. Rows are
@@ -12,7 +13,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -63,20 +64,27 @@ def main() -> None:
         help="average bits of the codes alone; with a b, such as 2.5b, of all that is stored",
     )
     parser.add_argument("--iterations", type=int, default=Learning().iterations)
+    parser.add_argument("--batch", type=int, default=Learning().batch, help="images per iteration")
     parser.add_argument("--samples", type=int, help="calibration images")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=ROWS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     samples = arguments.samples or SAMPLES[arguments.network]
-    measure(arguments.network, arguments.bits, arguments.rows, samples, arguments.iterations)
+    learning = Learning(iterations=arguments.iterations, batch=arguments.batch)
+    measure(arguments.network, arguments.bits, arguments.rows, samples, learning)
 
 
-def measure(name: str, bits: list[str], rows: list[str], samples: int, iterations: int) -> None:
+def measure(name: str, bits: list[str], rows: list[str], samples: int, learning: Learning) -> None:
     """Write results/allocated_<name>.{json,md}, again after every row."""
     bench = Bench(load_subject(name, samples))
-    settings = {"samples": samples, "iterations": iterations, "options": OPTIONS}
-    kept = KeptRows(f"allocated_{name}", settings, lambda found: write(bench, samples, iterations, found))
+    settings = {
+        "samples": samples,
+        "iterations": learning.iterations,
+        "batch": learning.batch,
+        "options": OPTIONS,
+    }
+    kept = KeptRows(f"allocated_{name}", settings, lambda found: write(bench, samples, learning, found))
     for column in bits:
         for row in rows:
             key = f"{column}: {row}"
@@ -85,7 +93,7 @@ def measure(name: str, bits: list[str], rows: list[str], samples: int, iteration
             plan = bench.plan(column, row)
             # Rows of one budget may come to the same plan, which needs no second measurement.
             same = (found for found in kept.rows.values() if found["assignment"] == plan.assignment)
-            kept.add(key, next(same, None) or bench.measured(plan, iterations))
+            kept.add(key, next(same, None) or bench.measured(plan, learning))
 
 
 @dataclass(frozen=True)
@@ -155,10 +163,9 @@ class Bench:
         plans = [uniform_plan(self.network, option, ends) for option in options for ends in (ENDS, option)]
         return max((plan for plan in plans if _weight_bits(plan) <= budget), key=_weight_bits)
 
-    def measured(self, plan: Plan, iterations: int) -> Row:
+    def measured(self, plan: Plan, learning: Learning) -> Row:
         """What a plan is worth after rounding to nearest, GPTQ and BRECQ, and what that took."""
-        brecq = LearnedRounding()
-        brecq = replace(brecq, learning=replace(brecq.learning, iterations=iterations))
+        brecq = LearnedRounding(learning=learning)
         row: Row = {
             "assignment": plan.assignment,
             "stored_bits": plan.complexity.average_bits,
@@ -205,7 +212,7 @@ def _weight_bits(plan: Plan) -> int:
     return sum(layer.size_bits for layer in plan.layers)
 
 
-def write(bench: Bench, samples: int, iterations: int, rows: dict[str, Row]) -> None:
+def write(bench: Bench, samples: int, learning: Learning, rows: dict[str, Row]) -> None:
     """Write the page of all rows that were measured."""
     name = bench.subject.name
     columns = sorted({key.split(": ")[0] for key in rows}, key=lambda text: (text.endswith("b"), text))
@@ -228,9 +235,10 @@ def write(bench: Bench, samples: int, iterations: int, rows: dict[str, Row]) -> 
             f"{_drop(found[least])}"
         )
     notes = [
-        f"{name}: {samples} training images for scores and reconstruction, {iterations:,} iterations per "
-        f"block; judged on the first {len(bench.judge.inputs)} of {bench.subject.held_out.name}, float top-1 "
-        f"{100 * some['float_accuracy']:.2f}%. Options {OPTIONS} with a step per channel.",
+        f"{name}: {samples} training images for scores and reconstruction, {learning.iterations:,} "
+        f"iterations of {learning.batch} of them per block; judged on the first {len(bench.judge.inputs)} of "
+        f"{bench.subject.held_out.name}, float top-1 {100 * some['float_accuracy']:.2f}%. Options {OPTIONS} "
+        "with a step per channel.",
         "All plans of a column have at most the same stored size. A column is named by the bits of the codes "
         "alone, as published tables count them; its size is those and the 16-bit steps, and at whole numbers "
         "that of the uniform plan with 8 bits in the first and the last layer, where that takes at most "
