@@ -76,7 +76,7 @@ def tune_biases(
     if not start:
         return finalized
     learned, judged = learned_and_judged(len(data.inputs), HELD_OUT)
-    some = Data(data.inputs[learned.start : learned.stop], None, data.name)
+    some = data.part(slice(learned.stop))
     reference, judge = float_logits(network, some), NetworkLoss(network, data, judged)
     fixed, scales = finalized.tensors(network), _output_scales(network, some)
     moves = {name: torch.zeros_like(bias, requires_grad=True) for name, bias in start.items()}

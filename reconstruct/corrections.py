@@ -65,7 +65,7 @@ def correct(
 
 def _guarded_biases(network: Network, data: Data, finalized: Finalized) -> Finalized:
     learned, judged = learned_and_judged(len(data.inputs), HELD_OUT)
-    some = Data(data.inputs[learned.start : learned.stop], None, data.name)
+    some = data.part(slice(learned.stop))
     found, judge = correct_biases(network, some, finalized), NetworkLoss(network, data, judged)
     gains = surely_less(*(judge.by_sample(each.tensors(network)) for each in (found, finalized)))
     return found if gains else finalized

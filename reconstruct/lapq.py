@@ -130,7 +130,7 @@ class Lapq:
                 progress(done, total)
             return loss.of(tensors)
 
-        values = _NormValues(network, Data(data.inputs[: searched.stop], None, data.name), start)
+        values = _NormValues(network, data.part(slice(searched.stop)), start)
         normed = self._best_norm(network, start, Quantizer.from_settings(plan.quantizer), measure, values)
         moved = self._best_factors(network, normed, measure)
         if progress is not None:

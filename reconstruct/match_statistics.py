@@ -54,7 +54,7 @@ def match_statistics(network: Network, data: Data, finalized: Finalized) -> Fina
     Sun et al., "Hybrid 8-bit floating point training and inference for deep neural networks", NeurIPS 2019.
     """
     learned, judged = learned_and_judged(len(data.inputs), HELD_OUT)
-    some = Data(data.inputs[learned.start : learned.stop], None, data.name)
+    some = data.part(slice(learned.stop))
     judge = NetworkLoss(network, data, judged)
     best = min(
         (matched(network, some, finalized, scale=scale) for scale in (False, True)),

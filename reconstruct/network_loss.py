@@ -28,7 +28,7 @@ class NetworkLoss:
 
     def __init__(self, network: Network, data: Data, samples: range) -> None:
         self._network = network
-        self._data = Data(data.inputs[samples.start : samples.stop], None, data.name)
+        self._data = data.part(slice(samples.start, samples.stop))
         self._reference = float_logits(network, self._data)
 
     def of(self, tensors: Mapping[str, Tensor]) -> float:
