@@ -34,8 +34,9 @@ from apportion.reconstruct import Gptq, measure_finalized
 from apportion.sensitivity import FisherSettings, measure_profile, read_profile, solve_plan, write_profile
 
 STAGES = ("profile", "solve", "finalize")
-# Without it the C library keeps large freed tensors in a heap with gaps, which grows with every layer.
-ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
+# Without it the C library keeps freed tensors in a heap with gaps, which grows with every layer.
+THRESHOLD = 2**15
+ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(THRESHOLD)}
 BUDGET, OPTIONS = "4b", "w3,w4,w6"
 
 
@@ -95,7 +96,12 @@ def main() -> None:
 
 def measured(name: str, size: Size, threads: int) -> Iterator[dict[str, Any]]:
     """What is known after each stage of one network; each is a process of its own."""
-    result: dict[str, Any] = {"size": asdict(size), "weights": size.weights, "threads": threads}
+    result: dict[str, Any] = {
+        "size": asdict(size),
+        "weights": size.weights,
+        "threads": threads,
+        "mmap_threshold": THRESHOLD,
+    }
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
         began = time.perf_counter()
