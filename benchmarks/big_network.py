@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import subprocess
 import sys
@@ -28,15 +27,12 @@ from safetensors.torch import save_file
 
 from apportion.allocator import read_plan, write_plan
 from apportion.export import save_network
-from apportion.network import Data, Network, load_model
+from apportion.network import Data, Network, give_back_freed_memory, load_model
 from apportion.quantizer import parse_options
 from apportion.reconstruct import Gptq, measure_finalized
 from apportion.sensitivity import FisherSettings, measure_profile, read_profile, solve_plan, write_profile
 
 STAGES = ("profile", "solve", "finalize")
-# Without it the C library keeps freed tensors in a heap with gaps, which grows with every layer.
-THRESHOLD = 2**15
-ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(THRESHOLD)}
 BUDGET, OPTIONS = "4b", "w3,w4,w6"
 
 
@@ -100,7 +96,6 @@ def measured(name: str, size: Size, threads: int) -> Iterator[dict[str, Any]]:
         "size": asdict(size),
         "weights": size.weights,
         "threads": threads,
-        "mmap_threshold": THRESHOLD,
     }
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
@@ -114,7 +109,7 @@ def measured(name: str, size: Size, threads: int) -> Iterator[dict[str, Any]]:
                     sys.executable, __file__, "--stage", stage, "--folder", str(folder),
                     "--size", json.dumps(asdict(size)), "--threads", str(threads),
                 ],
-                check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, **ENVIRONMENT},
+                check=True, stdout=subprocess.PIPE, text=True,
             )  # fmt: skip
             result[stage] = json.loads(done.stdout.splitlines()[-1])
             print(name, stage, result[stage], flush=True)
@@ -175,6 +170,8 @@ def write_llama(folder: Path, size: Size) -> None:
 def run_stage(stage: str, folder: Path, size: Size) -> dict[str, Any]:
     """Carry out one stage; seconds of its parts, and the peak of this process."""
     seconds: dict[str, float] = {}
+    # As the command does for such networks.
+    give_back_freed_memory()
     found: dict[str, Any] = {"start_bytes": _status_bytes("VmRSS"), "seconds": seconds}
     clock = time.perf_counter()
 

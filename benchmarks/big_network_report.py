@@ -118,11 +118,11 @@ def _notes(found: dict[str, Any]) -> list[str]:
             f"From {low['size']['layers']} to {high['size']['layers']} layers the peaks grow by "
             f"{growth[0]:.1f} MB a layer (profile), {growth[1]:.1f} MB (solve) and {growth[2]:.1f} MB "
             f"(finalize), where a layer of this width weighs {weights:.0f} MB as float32. What grows is the "
-            "program itself, whose nodes stay in memory, and the scores of channels. Peaks are with "
-            f"`MALLOC_MMAP_THRESHOLD_={low['mmap_threshold']}` in the environment, that of 22 layers with "
-            "1048576: the C library of Linux keeps smaller freed tensors in a heap with gaps, and at 1048576 "
-            "the peaks of these depths grew by 4.7 MB (profile) and 5.6 MB (finalize) a layer. The "
-            "network of 22 layers was measured before the weights kept for measuring obeyed `--memory`."
+            "program itself, whose nodes stay in memory, and the scores of channels. The C library of Linux "
+            "keeps freed tensors in a heap with gaps; as in the command, those of 32 KiB and more are kept "
+            "out of it. With 1 MiB in place of that the peaks of these depths grew by 4.7 MB (profile) and "
+            "5.6 MB (finalize) a layer; the network of 22 layers was measured so, and before the weights "
+            "kept for measuring obeyed `--memory`."
         )
     notes.append(
         "Seconds were taken on two cores that other work shared: they compare stages and depths, and are no "

@@ -17,6 +17,7 @@ from ..network import (
     Network,
     capture,
     check_data,
+    give_back_freed_memory,
     load_data,
     load_model,
     text_form,
@@ -101,6 +102,8 @@ class Source:
                 example=calibration.inputs[:2],
                 memory_bytes=self.memory_bytes,
             )
+            if network.is_streamed:
+                give_back_freed_memory()
         for data in filter(None, (calibration, held_out)):
             check_data(network, data)
         network = network.to(device)

@@ -14,6 +14,7 @@ from .capture import capture
 from .data import Data, check_data, load_data
 from .explicit import with_explicit_activations
 from .fingerprint import fingerprint
+from .heap import give_back_freed_memory
 from .layer import Layer, LayerCall, from_rows, rows
 from .liveness import LiveValues, live_values
 from .load import load_model, text_form
@@ -72,6 +73,7 @@ __all__ = [
     "finite_outputs",
     "float_logits",
     "from_rows",
+    "give_back_freed_memory",
     "is_activation_key",
     "kept_values",
     "kl_divergence",
