@@ -5,9 +5,9 @@
     python benchmarks/dial.py vit_tiny_in1k
 
 Each network is measured on its own and kept in results/dial_<network>.json; the page results/dial.md is made
-of all that are there. Scores, shrinkage and moves see calibration images only; every plan is judged, rounded to
-nearest and by GPTQ, on other images. Refining starts from the best of the four other plans, by those calibration
-images that decide about its moves.
+of all that are there. Scores, shrinkage and moves see calibration images only; every plan is judged on other
+images, rounded to nearest and by GPTQ. Refining starts from the best of the four other plans, by those
+calibration images that decide about its moves.
 """
 
 from __future__ import annotations
@@ -174,10 +174,11 @@ def write_page() -> None:
     means = {method: math.exp(sum(values) / len(values)) for method, values in logs.items()}
     notes = [
         "Weights only, options w2 to w8 with one step per channel, overheads counted in the average bits; "
-        "rounded to nearest, for which plans are scored and moved, but where a table says GPTQ. KL to the float network on held-out images. Geometric mean of the ratio to "
-        f"per-layer additive plans over all budgets and networks: refined **{means[REFINED]:.3f}** (target "
-        f"{TARGET}), per channel joint {means[CHANNEL_JOINT]:.3f}, per channel additive "
-        f"{means[CHANNEL]:.3f}, per layer joint {means[LAYER_JOINT]:.3f}.",
+        "rounded to nearest, for which plans are scored and moved, but where a table says GPTQ. KL to the "
+        "float network on held-out images. Geometric mean of the ratio to per-layer additive plans over all "
+        f"budgets and networks: refined **{means[REFINED]:.3f}** (target {TARGET}), per channel joint "
+        f"{means[CHANNEL_JOINT]:.3f}, per channel additive {means[CHANNEL]:.3f}, per layer joint "
+        f"{means[LAYER_JOINT]:.3f}.",
         f"Refined is not below the reference at: {', '.join(above)}."
         if above
         else "Refined is below the reference at every budget on every network.",
