@@ -144,7 +144,7 @@ def allocate(
     samples: SamplesArg = 512,
     options: OptionsArg = OPTIONS,
     scores: ScoresArg = ScoresChoice.FISHER,
-    after: AfterOrAutoArg = AfterOrAutoChoice.NEAREST,
+    after: AfterOrAutoArg = None,
     labels: LabelsArg = Labels.PROJECTED,
     draws: DrawsArg = 2,
     search: SearchArg = StepSearch.MSE,
@@ -201,6 +201,7 @@ def allocate(
         refine or objective in (ObjectiveChoice.BLOCK, ObjectiveChoice.JOINT)
     ):
         raise InputError("--refine, --objective block and joint need Fisher scores; use --scores fisher")
+    after = after or AfterOrAutoChoice(method.scores_after())
     scoring = scoring_of(
         options, scores, after, labels, draws, seed, search, p, rounding, points, memory, unit,
         ranges, percentile, attention,

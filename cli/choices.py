@@ -38,6 +38,13 @@ class MethodChoice(enum.StrEnum):
     ADAROUND = "adaround"
     BRECQ = "brecq"
 
+    def scores_after(self) -> str:
+        """Which scores are taken where none are asked for: those whose order of plans holds after the method.
+
+        After learned rounding that is the order of scores after GPTQ, see results/score_ranking.md.
+        """
+        return "gptq" if self in (MethodChoice.ADAROUND, MethodChoice.BRECQ) else "nearest"
+
 
 class AfterChoice(enum.StrEnum):
     """What makes the options' weights that are scored."""

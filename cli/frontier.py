@@ -62,7 +62,7 @@ from .making import making_of
 from .rivals import rivals
 from .score_arguments import (
     OPTIONS,
-    AfterArg,
+    AfterByMethodArg,
     AttentionArg,
     DrawsArg,
     FitArg,
@@ -98,7 +98,7 @@ def frontier(
     samples: SamplesArg = 512,
     options: OptionsArg = OPTIONS,
     scores: ScoresArg = ScoresChoice.FISHER,
-    after: AfterArg = AfterChoice.NEAREST,
+    after: AfterByMethodArg = None,
     labels: LabelsArg = Labels.PROJECTED,
     draws: DrawsArg = 2,
     search: SearchArg = StepSearch.MSE,
@@ -140,6 +140,7 @@ def frontier(
             f"the frontier has no single budget, and {constraints} gives {limits.budgets[0]}; leave budgets "
             "out of the file, and say where the frontier begins and ends with --from and --to"
         )
+    after = after or AfterChoice(method.scores_after())
     scoring = scoring_of(
         options, scores, after, labels, draws, seed, search, p, rounding, points, memory, unit,
         ranges, percentile, attention,

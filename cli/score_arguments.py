@@ -14,6 +14,7 @@ __all__ = [
     "OPTIONS",
     "UNITS",
     "AfterArg",
+    "AfterByMethodArg",
     "AfterOrAutoArg",
     "AttentionArg",
     "DrawsArg",
@@ -52,11 +53,16 @@ AFTER = (
     "brecq (block by block, briefly), which rank options as they will be after such a method"
 )
 AfterArg = Annotated[AfterChoice, typer.Option(help=f"{AFTER}.", rich_help_panel=SCORES)]
+BY_METHOD = "Default: gptq under --method adaround and brecq, else nearest"
+AfterByMethodArg = Annotated[
+    AfterChoice | None, typer.Option("--after", help=f"{AFTER}. {BY_METHOD}.", rich_help_panel=SCORES)
+]
 AfterOrAutoArg = Annotated[
-    AfterOrAutoChoice,
+    AfterOrAutoChoice | None,
     typer.Option(
         "--after",
-        help=f"{AFTER}. auto: plans by nearest and by gptq compete, and what measures better is kept.",
+        help=f"{AFTER}. auto: plans by nearest and by gptq compete, and what measures better is kept. "
+        f"{BY_METHOD}.",
         rich_help_panel=SCORES,
     ),
 ]

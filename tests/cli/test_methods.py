@@ -130,6 +130,25 @@ def test_a_killed_run_goes_on_to_the_same_weights(allocate: Any, packed: Any, tm
     assert packed(cut) == packed(whole)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "after"),
+    [
+        (("--method", "brecq"), "gptq"),
+        (("--method", "adaround"), "gptq"),
+        (("--method", "brecq", "--after", "nearest"), "nearest"),
+        (("--method", "gptq"), "nearest"),
+        (("--method", "auto"), "nearest"),
+    ],
+)
+def test_plans_for_learned_rounding_are_scored_after_gptq(
+    allocate: Any, tmp_path: Path, arguments: tuple[str, ...], after: str
+) -> None:
+    few = ("--budget", "4.5b", "--unit", "layer", "--samples", "16", "--options", "w2,w8")
+    iterations = ("--iterations", "2") if "nearest" not in after else ()
+    assert allocate(*few, *arguments, *iterations, "--out", tmp_path / "run").code == 0
+    assert apportion.read_profile(tmp_path / "run" / "profile.json")[0].after == after
+
+
 def test_scores_after_gptq_are_another_profile(allocate: Any, refused: Any, tmp_path: Path) -> None:
     few = ("--samples", "16", "--options", "w2,w8")
     assert allocate("profile", *few, "--after", "gptq", "--out", tmp_path / "run").code == 0
