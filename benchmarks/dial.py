@@ -3,6 +3,7 @@
     python benchmarks/dial.py cifar10_resnet20
     python benchmarks/dial.py mobilenetv1_075_in1k
     python benchmarks/dial.py vit_tiny_in1k
+    python benchmarks/dial.py mobilenetv1_075_in1k --gptq  # of the plans that were measured before
 
 Each network is measured on its own and kept in results/dial_<network>.json; the page results/dial.md is made
 of all that are there. Scores, shrinkage and moves see calibration images only; every plan is judged on other
@@ -18,18 +19,21 @@ import math
 import time
 from typing import Any
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from networks import MOBILENET, NETWORKS, RESNET, VIT, Subject, load_subject
 from report import RESULTS, Table, write_report
 
 from apportion.allocator import Plan
-from apportion.network import Data, float_logits
+from apportion.network import float_logits
 from apportion.quantizer import parse_options
 from apportion.reconstruct import Gptq, finalize_nearest, measure_finalized
 from apportion.sensitivity import (
     FisherSettings,
     Objective,
+    Profile,
+    ProfileArrays,
     measure_profile,
     pose_task,
     refine,
@@ -65,13 +69,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--samples", type=int)
     parser.add_argument("--evaluations", type=int)
+    parser.add_argument("--gptq", action="store_true", help="judge the plans of before after GPTQ")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     for name in arguments.networks:
         if name != "page":
             samples = arguments.samples or SAMPLES[name]
             most = arguments.evaluations or EVALUATIONS[name]
-            measure(name, arguments.budgets, samples, most, arguments.threads)
+            if arguments.gptq:
+                measure_gptq(name, arguments.budgets, samples)
+            else:
+                measure(name, arguments.budgets, samples, most, arguments.threads)
     write_page()
 
 
@@ -79,12 +87,10 @@ def measure(name: str, budgets: list[str], samples: int, evaluations: int, threa
     """Write results/dial_<name>.json, again after every budget; other budgets' cells stay."""
     subject = load_subject(name, samples)
     began = time.perf_counter()
-    profile, arrays = measure_profile(
-        subject.network, subject.calibration, parse_options("w2..8"), settings=FisherSettings(factor_rows=512)
-    )
+    profile, arrays = _scored(subject)
     seconds = {"scores": round(time.perf_counter() - began, 1)}
     reference = float_logits(subject.network, subject.held_out)
-    some = Data(subject.calibration.inputs[: REFINED_ON[name]], None, subject.calibration.name)
+    some = subject.calibration.part(slice(REFINED_ON[name]))
     path = RESULTS / f"dial_{name}.json"
     before = json.loads(path.read_text()) if path.exists() else {}
     known = before["cells"] if before.get("calibration") == subject.calibration.name else {}
@@ -95,10 +101,8 @@ def measure(name: str, budgets: list[str], samples: int, evaluations: int, threa
     for budget in budgets:
         plans: dict[str, Plan] = {}
         for method in METHODS[:4]:
-            objective = Objective.JOINT if "joint" in method else Objective.ADDITIVE
-            unit = "layer" if "layer" in method else "channel"
             began = time.perf_counter()
-            plans[method] = solve_plan(profile, arrays, budget, unit, objective=objective)
+            plans[method] = _solved(profile, arrays, budget, method)
             cells[method][budget] = _judged(subject, reference, plans[method], began)
         began = time.perf_counter()
         task = pose_task(profile, arrays, budget, "channel")
@@ -108,19 +112,60 @@ def measure(name: str, budgets: list[str], samples: int, evaluations: int, threa
         cell = _judged(subject, reference, task.plan_of(refined.choice), began)
         cell["evaluations"], cell["accepted"] = len(refined.steps), sum(s.best for s in refined.steps)
         cell["calibration_loss"] = [refined.start_loss, refined.loss]
+        cell["choice"] = "".join(map(str, refined.choice))
         cells[REFINED][budget] = cell
         print(name, budget, {method: cells[method][budget]["kl"] for method in METHODS}, flush=True)
         document = {
             "network": name,
             "calibration": subject.calibration.name,
             "refined_on": REFINED_ON[name],
-            "gptq_on": GPTQ_ON[name],
             "held_out": subject.held_out.name,
             "threads": threads,
             "seconds": seconds,
             "cells": cells,
         }
         path.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def measure_gptq(name: str, budgets: list[str], samples: int) -> None:
+    """Add to the cells of results/dial_<name>.json what their plans lose after GPTQ, budget by budget."""
+    path = RESULTS / f"dial_{name}.json"
+    document = json.loads(path.read_text())
+    subject = load_subject(name, samples)
+    profile, arrays = _scored(subject)
+    reference = float_logits(subject.network, subject.held_out)
+    some = subject.calibration.part(slice(GPTQ_ON[name]))
+    document["gptq_on"] = GPTQ_ON[name]
+    for budget in budgets:
+        for method in METHODS:
+            cell = document["cells"][method][budget]
+            if method == REFINED:
+                task = pose_task(profile, arrays, budget, "channel")
+                plan = task.plan_of(np.array(list(map(int, cell["choice"])), np.intp))
+            else:
+                plan = _solved(profile, arrays, budget, method)
+            if plan.assignment != cell["assignment"]:
+                raise SystemExit(
+                    f"{name} {budget} {method}: not the plan that was measured; measure it again"
+                )
+            finalized = Gptq().finalize(subject.network, plan, some)
+            quality = measure_finalized(subject.network, finalized, subject.held_out, reference)
+            cell["gptq_kl"], cell["gptq_accuracy"] = quality.loss, quality.accuracy
+        print(
+            name, budget, {each: document["cells"][each][budget]["gptq_kl"] for each in METHODS}, flush=True
+        )
+        path.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def _scored(subject: Subject) -> tuple[Profile, ProfileArrays | None]:
+    settings = FisherSettings(factor_rows=512)
+    return measure_profile(subject.network, subject.calibration, parse_options("w2..8"), settings=settings)
+
+
+def _solved(profile: Profile, arrays: ProfileArrays | None, budget: str, method: str) -> Plan:
+    objective = Objective.JOINT if "joint" in method else Objective.ADDITIVE
+    unit = "layer" if "layer" in method else "channel"
+    return solve_plan(profile, arrays, budget, unit, objective=objective)
 
 
 def write_page() -> None:
@@ -202,15 +247,12 @@ def _judged(subject: Subject, reference: torch.Tensor, plan: Plan, began: float)
     seconds = time.perf_counter() - began
     finalized = finalize_nearest(subject.network, plan)
     quality = measure_finalized(subject.network, finalized, subject.held_out, reference)
-    gptq = Gptq().finalize(subject.network, plan, subject.calibration.part(slice(GPTQ_ON[subject.name])))
-    after_gptq = measure_finalized(subject.network, gptq, subject.held_out, reference)
     certificate = plan.certificate
     return {
+        "assignment": plan.assignment,
         "kl": quality.loss,
         "standard_error": quality.standard_error,
         "accuracy": quality.accuracy,
-        "gptq_kl": after_gptq.loss,
-        "gptq_accuracy": after_gptq.accuracy,
         "average_bits": plan.complexity.average_bits,
         "predicted": plan.predicted_loss,
         "relative_gap": certificate.relative_gap if certificate else None,
