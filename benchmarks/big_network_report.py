@@ -117,8 +117,8 @@ def _notes(found: dict[str, Any]) -> list[str]:
         notes.append(
             f"From {low['size']['layers']} to {high['size']['layers']} layers the peaks grow by "
             f"{growth[0]:.1f} MB a layer (profile), {growth[1]:.1f} MB (solve) and {growth[2]:.1f} MB "
-            f"(finalize), where a layer of this width weighs {weights:.0f} MB as float32. What grows is the "
-            "program itself, whose nodes stay in memory, and the scores of channels. The C library of Linux "
+            f"(finalize), where a layer of this width weighs {weights:.0f} MB as float32. The nodes of the "
+            "program and the scores of channels stay in memory. The C library of Linux "
             "keeps freed tensors in a heap with gaps; as in the command, those of 32 KiB and more are kept "
             "out of it. With 1 MiB in place of that the peaks of these depths grew by 4.7 MB (profile) and "
             "5.6 MB (finalize) a layer; the network of 22 layers was measured so, and before the weights "

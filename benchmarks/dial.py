@@ -216,6 +216,12 @@ def write_page() -> None:
         ]
         header = ["budget", "moves measured", "bettered", "loss before", "loss after", "seconds"]
         tables.append(Table(f"Refining {document['network']}, on the images that decide", header, account))
+    by_class = [
+        f"{document['network']} at {budget}"
+        for document in found
+        for budget in BUDGETS
+        if document["cells"][REFINED][budget].get("halves") == "by class"
+    ]
     means = {method: math.exp(sum(values) / len(values)) for method, values in logs.items()}
     notes = [
         "Weights only, options w2 to w8 with one step per channel, overheads counted in the average bits; "
@@ -234,6 +240,11 @@ def write_page() -> None:
         )
         + "; moves come from one half and are accepted on it, the other half decides which plan of the path "
         "is returned.",
+        *(
+            [f"Refined before samples were spread, with halves sorted by class: {', '.join(by_class)}."]
+            if by_class
+            else []
+        ),
         "The seconds of refining are those of a machine that did other work beside it.",
     ]
     data = {"means": means, "networks": [document["network"] for document in found]}

@@ -16,8 +16,8 @@ def give_back_freed_memory() -> bool:
     """Give tensors of 32 KiB and more pages of their own, which go back to the system when they are freed.
 
     The C library of Linux keeps freed tensors in a heap, whose gaps grow while a network is walked through:
-    its peak then depends on the depth of the network, and not on the layers alone. Tensors near 32 KiB take
-    up to half as long again to compute with, large ones no longer than before.
+    its peak then depends on the depth of the network, and not on the layers alone. The price is the system's
+    time for new pages, which counts where most tensors are small.
 
     Returns
     -------
