@@ -238,13 +238,11 @@ def allocate(
         judged = job.finalize(inputs, (), [job.points(inputs, limits, scoring)], making)
     elif tolerance is None:
         nearest = making.method is MethodName.NEAREST
-        plans = [
-            plan
-            for each in scored
-            for plan in job.solve(*each, limits, unit, objective.objective(), time_limit, nearest=nearest)
-        ]
-        if refine:
-            plans = [job.refine(inputs, profile, arrays, plans, refine), *plans]
+        plans = []
+        for kind, each in zip(scoring.kinds(), scored, strict=True):
+            own = job.solve(*each, limits, unit, objective.objective(), time_limit, nearest=nearest)
+            moved = [job.refine(inputs, kind, *each, own, refine)] if refine else []
+            plans += [*moved, *own]
         judged = job.finalize(inputs, [each for each, _ in scored], plans, making)
         profile, arrays = next(
             each for each in scored if each[0].fingerprint.text() == judged.kept.plan.profile

@@ -171,12 +171,16 @@ class Job:
     def refine(
         self,
         inputs: Inputs,
+        scoring: Scoring,
         profile: Profile,
         arrays: ProfileArrays | None,
         plans: Sequence[Plan],
         evaluations: int,
     ) -> Plan:
-        """The first plan, or a better one of the others, after moves that lower its loss, each shown."""
+        """The first plan, or a better one of the others, after moves that lower its loss, each shown.
+
+        The loss is that of the weights which the profile scores.
+        """
         began = time.perf_counter()
 
         def told(step: RefineStep) -> None:
@@ -190,7 +194,7 @@ class Job:
 
         refined = refine_plan(
             inputs.network, inputs.calibration, profile, arrays, plans[0], evaluations,
-            rivals=plans[1:], on_step=told,
+            weights=scoring.weights(inputs.network, inputs.calibration), rivals=plans[1:], on_step=told,
         )  # fmt: skip
         self._took("refine", began)
         return refined

@@ -5,7 +5,8 @@ true loss L = mean KL(float || quantized) is, for a move to the choice y that ch
 
     L(y) ~ L(x) + < dL/dW , D > + k/2 mean_n sum_r ( (1 - s) sum_u v_u^2 + s (sum_u v_u)^2 ),
 
-with v_u the projection of unit u's move on the output directions *at x*. The slope is exact and costs one
+with W(x) what the scored method makes of the weights under x (nearest rounding, or GPTQ row by row), and v_u
+the projection of unit u's move on the output directions *at x*. The slope is exact and costs one
 forward and one backward pass; the curvature is that of `score_fisher` around x, and is taken again when moves
 no longer succeed. The damping k is the trust region (Levenberg, Quarterly of Applied Mathematics 2, 1944): it
 rises until the true loss, measured, falls, and sinks after good moves.
@@ -19,34 +20,29 @@ the best plan and leaves it by smaller moves.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ..allocator import JointProblem, Plan, Refinement, descend
-from ..errors import InfeasibleError
-from ..network import Data, Network, batches, float_logits, from_rows, kl_divergence, measure_quality, rows
-from ..quantizer import Quantizer, parse_option
-from .candidates import cut_of, perturbations
-from .fisher import FisherSettings, score_fisher
-from .joint import sum_strips, unit_factors
+from ..errors import InfeasibleError, InputError
+from ..network import Data, Network
+from .around import Around
+from .candidates import OptionWeights
+from .fisher import FisherSettings
 from .profile import Profile, ProfileArrays
 from .task import Task, task_of
 
-__all__ = ["Around", "RefineStep", "Refined", "refine", "refine_plan"]
+__all__ = ["RefineStep", "Refined", "refine", "refine_plan"]
 
 SHRINKAGE = 0.7
 FIRST_DAMPING, LEAST_DAMPING, GREATEST_DAMPING = 2.0, 0.25, 500.0
 DAMPED = 2.5
 """How much smaller moves become after one that was no good."""
-PARTS = 8
-"""Parts of the data whose slopes are compared: what differs between them as much as it is large is noise."""
 TRUSTED = 0.6
 """Share of the predicted fall from which on a move counts as a good one, after which moves may be larger."""
 MOVED_ON = 0.5
@@ -110,6 +106,7 @@ def refine(
     starts: Sequence[NDArray[np.intp]],
     evaluations: int,
     *,
+    weights: OptionWeights | None = None,
     settings: FisherSettings | None = None,
     on_step: Callable[[RefineStep], None] | None = None,
 ) -> Refined:
@@ -129,6 +126,8 @@ def refine(
         on the samples that decide.
     evaluations : int
         Most moves that are measured; slopes and scores are not counted, and cost about as much again.
+    weights : callable, optional
+        What made the weights that the profile scores; default: rounding to nearest.
     settings : FisherSettings, optional
         Of the curvature around later choices; the first is that of the profile where it has the projections.
     on_step : callable, optional
@@ -138,8 +137,19 @@ def refine(
     -------
     Refined
         Never of a greater loss than any start on the samples that decide.
+
+    Raises
+    ------
+    InputError
+        The profile scores weights after a method, and `weights` is missing.
     """
-    around = Around(network, *_halves(data), task, settings or FisherSettings())
+    after = task.profile.after
+    if after != "nearest" and weights is None:
+        raise InputError(
+            f"the profile scores what {after} makes of the weights, and moves are measured of the same; give "
+            "what made them as `weights`"
+        )
+    around = Around(network, *_halves(data), task, settings or FisherSettings(), weights)
     places = [_Place(around, start) for start in starts]
     origin = here = best = min(places, key=lambda place: place.deciding)
     curvature, stale = around.curvature_at_float(), True
@@ -207,6 +217,7 @@ def refine_plan(
     plan: Plan,
     evaluations: int,
     *,
+    weights: OptionWeights | None = None,
     rivals: Sequence[Plan] = (),
     on_step: Callable[[RefineStep], None] | None = None,
 ) -> Plan:
@@ -214,6 +225,8 @@ def refine_plan(
 
     Parameters
     ----------
+    weights : callable, optional
+        What made the weights that the profile scores; default: rounding to nearest.
     rivals : sequence of Plan
         Others under the same limits, from which the path may begin too: those of the same units or of whole
         layers, by the same scores and with the same activations.
@@ -231,7 +244,7 @@ def refine_plan(
             # Finer units store more than whole layers, for which there may be no room.
             with contextlib.suppress(InfeasibleError):
                 starts.append(task.choice_within(rival))
-    found = refine(network, data, task, starts, evaluations, on_step=on_step)
+    found = refine(network, data, task, starts, evaluations, weights=weights, on_step=on_step)
     taken = sum(step.best for step in found.steps)
     account = Refinement(
         evaluations=len(found.steps),
@@ -271,126 +284,3 @@ def _move(
     )
     moved = descend(joint, choice)
     return moved, joint.loss_of(moved) - joint.loss_of(choice)
-
-
-class Around:
-    """The network under a choice: its true loss, the slope of it, and the curvature around it.
-
-    Parameters
-    ----------
-    data : Data
-        What slope and curvature are computed from.
-    deciding : Data
-        What says which choice is returned.
-    """
-
-    def __init__(
-        self, network: Network, data: Data, deciding: Data, task: Task, settings: FisherSettings
-    ) -> None:
-        self._network, self._data, self._deciding, self._task = network, data, deciding, task
-        self._options = [parse_option(text) for text in task.profile.options]
-        self._quantizer = Quantizer.from_settings(task.profile.quantizer)
-        cut = task.profile.cut
-        self._settings = replace(settings, cut=cut)
-        self._cuts = [cut_of(layer, cut) for layer in network.layers]
-        self._changes = [
-            perturbations(network, layer, self._options, self._quantizer, cut) for layer in network.layers
-        ]
-        self._reference = float_logits(network, data)
-        self._deciding_reference = float_logits(network, deciding)
-        activations = task.profile.activations
-        self._values = {} if activations is None else activations.entries(task.widths)
-
-    def tensors(self, choice: NDArray[np.intp]) -> dict[str, Tensor]:
-        """The weights under a choice, by tensor name, and what quantizes values."""
-        found = dict(self._values)
-        posed = self._task.posed
-        for row, layer in enumerate(self._network.layers):
-            weight = self._network.weight(layer)
-            strips = choice[posed.member[posed.starts[row] : posed.starts[row + 1]]]
-            cut, changes = self._cuts[row], self._changes[row]
-            columns = torch.from_numpy(strips).to(weight.device)
-            if cut.inputs:
-                wide = columns.repeat_interleave(cut.inputs)
-                change = changes.gather(1, wide.expand(layer.channels, 1, -1))[:, 0]
-            else:
-                change = changes[torch.arange(layer.channels, device=weight.device), columns]
-            changed = rows(layer, weight).to(torch.float32) + change
-            found[layer.weight] = from_rows(layer, changed).to(weight.dtype)
-        return found
-
-    def loss(self, choice: NDArray[np.intp]) -> float:
-        """Measured KL of the float output to that under the choice, on the samples of the moves."""
-        return self.loss_with(choice, {})
-
-    def loss_with(self, choice: NDArray[np.intp], tensors: Mapping[str, Tensor]) -> float:
-        """The same with some weights replaced once more."""
-        changed = self.tensors(choice) | dict(tensors)
-        return measure_quality(self._network, self._data, changed, self._reference).loss
-
-    def deciding_loss(self, choice: NDArray[np.intp]) -> float:
-        """Measured KL of the float output to that under the choice, on the samples that decide."""
-        changed = self.tensors(choice)
-        return measure_quality(self._network, self._deciding, changed, self._deciding_reference).loss
-
-    def slope(self, choice: NDArray[np.intp]) -> NDArray[np.float64]:
-        """< dL/dW, dW(o) > of every option of every unit, (units, options), shrunk by its own noise.
-
-        With the slopes of several parts of the data, of mean m and variance of that mean v, both relative to
-        the chosen option, what is kept is ``m max(0, 1 - v / m^2)``.
-        """
-        units = np.arange(self._task.problem.units)
-        order = torch.randperm(
-            len(self._data.inputs), generator=torch.Generator().manual_seed(self._settings.seed)
-        )
-        slopes = np.stack([self.part_slope(choice, part.numpy()) for part in order.chunk(PARTS)])
-        slopes -= slopes[:, units, choice][:, :, None]
-        mean = slopes.mean(axis=0)
-        noise = slopes.var(axis=0, ddof=1) / len(slopes) if len(slopes) > 1 else 0.0
-        kept: NDArray[np.float64] = mean * np.maximum(0.0, 1 - noise / np.maximum(mean**2, 1e-300))
-        return kept
-
-    def curvature_at_float(self) -> NDArray[np.float32]:
-        """Factors of the Fisher information at the float weights: the profile's, from all of its samples."""
-        arrays = self._task.arrays
-        if arrays is None or (arrays.factors is None and not all(self._task.posed.whole)):
-            return self._factors(None)
-        return unit_factors(self._task)
-
-    def curvature(self, choice: NDArray[np.intp]) -> NDArray[np.float32]:
-        """Factors of the Fisher information around a choice, (units, options, rows)."""
-        return self._factors(self.tensors(choice))
-
-    def _factors(self, around: Mapping[str, Tensor] | None) -> NDArray[np.float32]:
-        scores = score_fisher(
-            self._network, self._data, self._options, self._quantizer, self._settings, around=around
-        )
-        assert scores.factors is not None
-        return self._of_units(scores.factors.numpy() / np.float32(scores.samples**0.5))
-
-    def part_slope(self, choice: NDArray[np.intp], part: NDArray[np.intp]) -> NDArray[np.float64]:
-        """< dL/dW, dW(o) > over some samples, (units, options)."""
-        tensors = self.tensors(choice)
-        for layer in self._network.layers:
-            tensors[layer.weight].requires_grad_()
-        with torch.enable_grad():
-            for piece in batches(len(part)):
-                index = torch.from_numpy(part[piece])
-                logits = self._network.run(self._data.inputs[index].to(self._network.device), tensors=tensors)
-                reference = self._reference[index].to(logits.device)
-                (kl_divergence(reference, logits).sum() / len(part)).backward()  # type: ignore[no-untyped-call]
-        strips = []
-        for row, layer in enumerate(self._network.layers):
-            gradient = tensors[layer.weight].grad
-            assert gradient is not None
-            product = rows(layer, gradient).to(torch.float32)[:, None] * self._changes[row]
-            inputs = self._cuts[row].inputs
-            # Strips of inputs are sums over all channels, the others over a channel's inputs.
-            cells = product.reshape(*product.shape[:2], -1, inputs or product.shape[2]).sum(3)
-            strips.append((cells.sum(0).T if inputs else cells[:, :, 0]).double().cpu())
-        slope: NDArray[np.float64] = self._of_units(torch.cat(strips)[None].numpy())[..., 0]
-        return slope
-
-    def _of_units(self, strips: NDArray[np.floating[Any]]) -> NDArray[Any]:
-        """Sums over the strips of every unit, (units, options, rows)."""
-        return sum_strips(strips, self._task.posed.member, self._task.problem.units)

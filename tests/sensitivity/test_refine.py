@@ -8,9 +8,10 @@ import torch
 from numpy.typing import NDArray
 
 from apportion.allocator import Constraints
+from apportion.errors import InputError
 from apportion.network import Data, Network
-from apportion.quantizer import parse_options
-from apportion.reconstruct import finalize_nearest, measure_finalized
+from apportion.quantizer import Quantizer, parse_options
+from apportion.reconstruct import Gptq, GptqOptions, finalize_nearest, measure_finalized
 from apportion.sensitivity import (
     Profile,
     ProfileArrays,
@@ -21,8 +22,8 @@ from apportion.sensitivity import (
     refine_plan,
     solve_plan,
 )
+from apportion.sensitivity.around import Around
 from apportion.sensitivity.fisher import FisherSettings
-from apportion.sensitivity.refine import Around
 
 Scored = tuple[Profile, ProfileArrays]
 
@@ -55,6 +56,25 @@ def test_refining_never_raises_the_measured_loss_and_keeps_the_budget(
     measured = measure_finalized(network, finalize_nearest(network, refined), deciding)
     # The moves measure dequantized options, the final weights are stored steps: the same numbers.
     assert measured.loss == pytest.approx(account.loss, rel=1e-4)
+
+
+def test_after_gptq_moves_are_measured_of_what_gptq_makes_of_the_weights(
+    network: Network, data: Data
+) -> None:
+    weights = GptqOptions(network, data, Quantizer())
+    scored = measure_profile(network, data, parse_options("w2..5"), after="gptq", weights=weights)
+    plan = solve_plan(*scored, "2.5b", "channel")
+    with pytest.raises(InputError, match="scores what gptq makes of the weights"):
+        refine_plan(network, data, *scored, plan, 6)
+    refined = refine_plan(network, data, *scored, plan, 6, weights=weights)
+    account = refined.refinement
+    assert account is not None
+    assert account.accepted >= 1
+    assert account.loss < account.start_loss
+    deciding = data.part(slice(len(data.inputs) // 2, None))
+    # On the float network's inputs a row's codes do not depend on the options of others.
+    finalized = Gptq(sequential=False).finalize(network, refined, data)
+    assert measure_finalized(network, finalized, deciding).loss == pytest.approx(account.loss, rel=1e-3)
 
 
 def test_at_low_bits_moves_lower_the_loss(network: Network, data: Data, scored: Scored) -> None:
