@@ -201,10 +201,10 @@ def allocate(
         refine or objective in (ObjectiveChoice.BLOCK, ObjectiveChoice.JOINT)
     ):
         raise InputError("--refine, --objective block and joint need Fisher scores; use --scores fisher")
-    after = after or AfterOrAutoChoice(method.scores_after())
+    by_default = AfterOrAutoChoice(method.scores_after(compared=tolerance is None))
     scoring = scoring_of(
         options, scores, after, labels, draws, seed, search, p, rounding, points, memory, unit,
-        ranges, percentile, attention,
+        ranges, percentile, attention, by_default,
     )  # fmt: skip
     if preset is not None:
         check_bundle(preset, limits, scoring, refine=bool(refine))
@@ -216,6 +216,7 @@ def allocate(
     folder.prepare(folder.finished(), force=force)
     job = Job(folder, reporter)
     inputs = source.load().without(limits.constraints.exclude)
+    scoring = scoring.suited(inputs.network)
     if preset is not None:
         limits = with_ends(preset, limits, [layer.name for layer in inputs.network.layers], scoring)
     if tolerance is not None:

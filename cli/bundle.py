@@ -18,7 +18,7 @@ __all__ = ["check_bundle", "defaults_of", "points_plan", "with_ends"]
 def defaults_of(name: PresetName) -> dict[str, object]:
     """Values of the command's parameters, by parameter, in the place of their defaults."""
     preset = PRESETS[name]
-    return {
+    values = {
         "options": preset.options,
         "unit": preset.unit,
         "objective": preset.objective,
@@ -26,6 +26,7 @@ def defaults_of(name: PresetName) -> dict[str, object]:
         "method": preset.method,
         "correct": [str(correction) for correction in preset.corrections],
     }
+    return {parameter: value for parameter, value in values.items() if value is not None}
 
 
 def check_bundle(name: PresetName, limits: Limits, scoring: Scoring, *, refine: bool) -> None:

@@ -38,12 +38,16 @@ class MethodChoice(enum.StrEnum):
     ADAROUND = "adaround"
     BRECQ = "brecq"
 
-    def scores_after(self) -> str:
+    def scores_after(self, *, compared: bool) -> str:
         """Which scores are taken where none are asked for: those whose order of plans holds after the method.
 
-        After learned rounding that is the order of scores after GPTQ, see results/score_ranking.md.
+        For methods that go on from GPTQ that is the order of scores after it, see results/dial.md,
+        activations.md and score_ranking.md. ``auto`` may come to either kind of method: where plans are
+        compared, those of both kinds of scores are, and else all are finalized by GPTQ.
         """
-        return "gptq" if self in (MethodChoice.ADAROUND, MethodChoice.BRECQ) else "nearest"
+        if self in (MethodChoice.NEAREST, MethodChoice.LAPQ):
+            return "nearest"
+        return "auto" if self is MethodChoice.AUTO and compared else "gptq"
 
 
 class AfterChoice(enum.StrEnum):

@@ -26,9 +26,9 @@ class RunFolder:
         return self.path / "profile.json"
 
     @property
-    def second_profile(self) -> Path:
-        """Scores of the second kind where two compete."""
-        return self.path / "profile-2.json"
+    def profiles(self) -> tuple[Path, Path]:
+        """Scores, and those of a second kind where two compete."""
+        return self.profile, self.path / "profile-2.json"
 
     @property
     def parts(self) -> Path:

@@ -52,7 +52,7 @@ from .arguments import (
     UnitArg,
     WeightsArg,
 )
-from .choices import AfterChoice, MethodChoice, ScoresChoice
+from .choices import AfterOrAutoChoice, MethodChoice, ScoresChoice
 from .console import Reporter
 from .folder import RunFolder
 from .inputs import source_of
@@ -140,10 +140,10 @@ def frontier(
             f"the frontier has no single budget, and {constraints} gives {limits.budgets[0]}; leave budgets "
             "out of the file, and say where the frontier begins and ends with --from and --to"
         )
-    after = after or AfterChoice(method.scores_after())
+    by_default = AfterOrAutoChoice(method.scores_after(compared=False))
     scoring = scoring_of(
         options, scores, after, labels, draws, seed, search, p, rounding, points, memory, unit,
-        ranges, percentile, attention,
+        ranges, percentile, attention, by_default,
     )  # fmt: skip
     making = making_of(method, iterations, granularity, block_loss, drop, correct, seed, memory)
     source = source_of(
@@ -153,6 +153,7 @@ def frontier(
     folder.prepare((folder.frontier,), force=force)
     job = Job(folder, reporter)
     inputs = source.load().without(limits.constraints.exclude)
+    scoring = scoring.suited(inputs.network)
     check_feasible(
         inputs.network,
         scoring.options,
@@ -161,7 +162,7 @@ def frontier(
         constraints=limits.constraints,
         activations=scoring.activations,
     )
-    profile, arrays = job.profile(inputs, scoring, force=force)
+    ((profile, arrays),) = job.profiles(inputs, scoring, force=force)
     measured = measure_frontier(
         profile,
         arrays,

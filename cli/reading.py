@@ -79,8 +79,10 @@ def show(document: DocumentArg = OUT, json_: JsonArg = False) -> None:
 def plot(run: RunArg = OUT, quiet: QuietArg = False) -> None:
     """Draw the charts of a run again from its documents."""
     folder = RunFolder(run)
-    scores, arrays = read_profile(folder.profile)
+    found = [read_profile(place) for place in folder.profiles if place.exists()]
     plan = read_plan(folder.plan) if folder.plan.exists() else None
+    of_plan = (each for each in found if plan and each[0].fingerprint.text() == plan.profile)
+    scores, arrays = next(of_plan, None) or (found[0] if found else read_profile(folder.profile))
     charts = draw_charts(folder, scores, arrays, plan)
     if folder.frontier.exists():
         charts += draw_frontier_chart(folder, read_frontier(folder.frontier))

@@ -53,16 +53,17 @@ AFTER = (
     "brecq (block by block, briefly), which rank options as they will be after such a method"
 )
 AfterArg = Annotated[AfterChoice, typer.Option(help=f"{AFTER}.", rich_help_panel=SCORES)]
-BY_METHOD = "Default: gptq under --method adaround and brecq, else nearest"
+BY_METHOD = "under --method nearest and lapq, and for networks larger than --memory, nearest"
 AfterByMethodArg = Annotated[
-    AfterChoice | None, typer.Option("--after", help=f"{AFTER}. {BY_METHOD}.", rich_help_panel=SCORES)
+    AfterChoice | None,
+    typer.Option("--after", help=f"{AFTER}. Default: gptq; {BY_METHOD}.", rich_help_panel=SCORES),
 ]
 AfterOrAutoArg = Annotated[
     AfterOrAutoChoice | None,
     typer.Option(
         "--after",
         help=f"{AFTER}. auto: plans by nearest and by gptq compete, and what measures better is kept. "
-        f"{BY_METHOD}.",
+        f"Default: auto with --method auto and a budget, else gptq; {BY_METHOD}.",
         rich_help_panel=SCORES,
     ),
 ]

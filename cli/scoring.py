@@ -42,6 +42,15 @@ class Scoring:
     after: After
     rivals: tuple[After, ...] = ()
     activations: ActivationSettings | None = None
+    asked: bool = True
+    """Whether this kind of scores was asked for."""
+
+    def suited(self, network: Network) -> Scoring:
+        """The same for a network: those of nearest rounding by default where weights are streamed.
+
+        There, GPTQ of all options takes some times as long as that of the plan.
+        """
+        return self if self.asked or not network.is_streamed else replace(self, after="nearest", rivals=())
 
     def kinds(self) -> tuple[Scoring, ...]:
         """What is measured: one kind of scores, or those that compete."""
@@ -64,7 +73,7 @@ class Scoring:
 def scoring_of(
     options: str,
     scores: ScoresChoice,
-    after: AfterChoice | AfterOrAutoChoice,
+    after: AfterChoice | AfterOrAutoChoice | None,
     labels: Labels,
     draws: int,
     seed: int,
@@ -77,8 +86,16 @@ def scoring_of(
     ranges: RangeSearch = RangeSearch.MSE,
     percentile: float = 99.99,
     attention: bool = False,
+    by_default: AfterOrAutoChoice = AfterOrAutoChoice.NEAREST,
 ) -> Scoring:
     """How a profile is measured, from arguments as they are written.
+
+    Parameters
+    ----------
+    after : choice, optional
+        What makes the options' weights.
+    by_default : choice
+        What does where that is not given.
 
     Raises
     ------
@@ -103,6 +120,15 @@ def scoring_of(
         cut=None if unit == "auto" else parse_unit(unit).cut,
     )
     quantizer = Quantizer(search=search, p=p, rounding=rounding, fit=points)
-    rivals = RIVALS if after is AfterOrAutoChoice.AUTO else ()
-    kind = RIVALS[0] if rivals else cast(After, after.value)
-    return Scoring(chosen.weights, quantizer, scores.value, settings, kind, rivals, found)
+    kind = (after or by_default).value
+    rivals = RIVALS if kind == AfterOrAutoChoice.AUTO.value else ()
+    return Scoring(
+        chosen.weights,
+        quantizer,
+        scores.value,
+        settings,
+        RIVALS[0] if rivals else cast(After, kind),
+        rivals,
+        found,
+        after is not None,
+    )

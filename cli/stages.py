@@ -25,6 +25,7 @@ from ..reconstruct import (
     with_values,
 )
 from ..sensitivity import (
+    Fingerprint,
     Objective,
     Profile,
     ProfileArrays,
@@ -64,41 +65,50 @@ class Job:
     def profiles(
         self, inputs: Inputs, scoring: Scoring, *, force: bool
     ) -> list[tuple[Profile, ProfileArrays | None]]:
-        """The profile, or those that compete."""
-        places = (self.folder.profile, self.folder.second_profile)
+        """The profile, or those that compete: from the folder what fits the inputs, else new ones."""
         kinds = scoring.kinds()
-        return [
-            self.profile(inputs, kind, force=force, where=place)
-            for kind, place in zip(kinds, places[: len(kinds)], strict=True)
-        ]
+        if not any(place.exists() for place in self.folder.profiles):
+            places = self.folder.profiles[: len(kinds)]
+            return [self._measured(inputs, kind, at) for kind, at in zip(kinds, places, strict=True)]
+        wanted = [_fingerprint(inputs, kind) for kind in kinds]
+        found = [self._fitting(each) for each in wanted]
+        taken = [known[0] for known in found if known is not None]
+        free = [place for place in self.folder.profiles if place not in taken]
+        result = []
+        for kind, each, known in zip(kinds, wanted, found, strict=True):
+            if known is None:
+                where = free.pop(0)
+                self._check_free(where, each, force=force)
+                result.append(self._measured(inputs, kind, where))
+            else:
+                self.reporter.say(f"scores: {known[0]} fits and is used again")
+                result.append(known[1:])
+        return result
 
-    def profile(
-        self, inputs: Inputs, scoring: Scoring, *, force: bool, where: Path | None = None
-    ) -> tuple[Profile, ProfileArrays | None]:
-        """The profile in the folder where it fits the inputs, else a new one."""
-        network, data = inputs.network, inputs.calibration
-        where = where or self.folder.profile
+    def _fitting(self, wanted: Fingerprint) -> tuple[Path, Profile, ProfileArrays | None] | None:
+        """A profile in the folder that is of these inputs, and where it is."""
+        for place in self.folder.profiles:
+            with contextlib.suppress(InputError):
+                profile, arrays = read_profile(place)
+                check_profile(profile, wanted, str(place))
+                return place, profile, arrays
+        return None
+
+    def _check_free(self, where: Path, wanted: Fingerprint, *, force: bool) -> None:
+        """Refuse to replace a profile of other inputs, but by force."""
         if where.exists():
-            wanted = profile_fingerprint(
-                network,
-                data,
-                scoring.options,
-                scoring.quantizer,
-                scoring.method,
-                scoring.settings,
-                scoring.after,
-                scoring.activations,
-            )
             try:
-                profile, arrays = read_profile(where)
-                check_profile(profile, wanted, str(where))
+                check_profile(read_profile(where)[0], wanted, str(where))
             except InputError as error:
                 if not force:
                     raise
                 self.reporter.say(f"measuring again: {error}")
-            else:
-                self.reporter.say(f"scores: {where} fits and is used again")
-                return profile, arrays
+
+    def _measured(
+        self, inputs: Inputs, scoring: Scoring, where: Path
+    ) -> tuple[Profile, ProfileArrays | None]:
+        """A new profile."""
+        network, data = inputs.network, inputs.calibration
         began = time.perf_counter()
         try:
             with self.reporter.stage("scores") as progress:
@@ -241,11 +251,12 @@ class Job:
         InputError
             The profile at `path` is not the plan's.
         """
-        if path is None and (plan.certificate is None or not self.folder.profile.exists()):
+        if path is None and plan.certificate is None:
             return []
-        profile, _ = read_profile(path or self.folder.profile)
-        if profile.fingerprint.text() == plan.profile:
-            return [profile]
+        places = [place for place in self.folder.profiles if place.exists()] if path is None else [path]
+        for profile, _ in map(read_profile, places):
+            if profile.fingerprint.text() == plan.profile:
+                return [profile]
         if path is None:
             return []
         raise InputError(
@@ -363,3 +374,17 @@ class Job:
 
     def _took(self, stage: str, began: float) -> None:
         self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.perf_counter() - began, 3)
+
+
+def _fingerprint(inputs: Inputs, scoring: Scoring) -> Fingerprint:
+    """What a profile of these inputs is known by."""
+    return profile_fingerprint(
+        inputs.network,
+        inputs.calibration,
+        scoring.options,
+        scoring.quantizer,
+        scoring.method,
+        scoring.settings,
+        scoring.after,
+        scoring.activations,
+    )

@@ -130,7 +130,7 @@ def profile(
     if until_stable:
         found = stable_profile(inputs, scoring, budget or (), unit, folder, reporter, force=force)
     else:
-        found, _ = Job(folder, reporter).profile(inputs, scoring, force=force)
+        ((found, _),) = Job(folder, reporter).profiles(inputs, scoring, force=force)
     if json_:
         typer.echo(found.model_dump_json(exclude_none=True))
     else:

@@ -38,8 +38,8 @@ class Preset:
         What options are chosen for, ``auto`` where plans per layer and per channel compete.
     objective : str
         ``additive``, ``block``, ``joint`` or ``auto``.
-    after : str
-        What makes the weights of the options that are scored.
+    after : str or None
+        What makes the weights of the options that are scored; None: what suits the method.
     method : str
         A `MethodName`, or ``auto``.
     corrections : tuple of Correction
@@ -56,7 +56,7 @@ class Preset:
     options: str = "w2..8"
     unit: str = "layer"
     objective: str = "additive"
-    after: str = "nearest"
+    after: str | None = None
     method: str = "auto"
     corrections: tuple[Correction, ...] = ()
     ends: int | None = 8

@@ -17,6 +17,7 @@ from .planning import best_uniform_plan, budget_bits, certifies_activations, sol
 from .problems import Posed, pose, problem_of
 from .profile import (
     After,
+    Fingerprint,
     LayerProfile,
     OptionScore,
     Profile,
@@ -38,6 +39,7 @@ __all__ = [
     "ActivationSettings",
     "After",
     "ExactScores",
+    "Fingerprint",
     "FisherScores",
     "FisherSettings",
     "Labels",

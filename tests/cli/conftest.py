@@ -170,14 +170,14 @@ def refused(tmp_path: Path) -> Callable[..., str]:
 @pytest.fixture(scope="session")
 def _whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole") / "run"
-    outcome = run("--budget", "4b", "--unit", "channel", "--out", folder, *FAST)
+    outcome = run("--budget", "4b", "--unit", "channel", "--after", "nearest", "--out", folder, *FAST)
     assert outcome.code == 0, outcome
     return folder
 
 
 @pytest.fixture
 def finished(_whole_run: Path, tmp_path: Path) -> Path:
-    """A copy of a finished run over the digits: ``--budget 4b --unit channel``."""
+    """A copy of a finished run over the digits: ``--budget 4b --unit channel --after nearest``."""
     return Path(shutil.copytree(_whole_run, tmp_path / "run"))
 
 

@@ -50,7 +50,8 @@ def test_a_profile_that_fits_is_used_again_and_nothing_else_is_replaced(
     allocate: Any, refused: Any, fast: tuple[str, ...], finished: Path, contents: Any
 ) -> None:
     before = contents(finished)
-    outcome = allocate("frontier", "--count", "2", "--unit", "layer", "--out", finished, *fast)
+    few = ("--count", "2", "--unit", "layer", "--after", "nearest", *fast)
+    outcome = allocate("frontier", *few, "--out", finished)
     assert outcome.code == 0, outcome
     assert "is used again" in outcome.err
     after = contents(finished)

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+import apportion
+
 with warnings.catch_warnings():
     # The library's own, on import.
     warnings.simplefilter("ignore")
@@ -171,3 +173,18 @@ def test_texts_that_do_not_fit_are_refused(
     done = allocate("profile", *base, *given, "--out", tmp_path / "run")
     assert done.code == 2
     assert re.search(message, " ".join(done.err.split()))
+
+
+def test_networks_larger_than_the_memory_are_scored_by_nearest_rounding_unless_asked(
+    allocate: Any, tmp_path: Path
+) -> None:
+    sizes = SMALL | {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 2}
+    torch.manual_seed(0)
+    save(transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes)), tmp_path / "llama")
+    np.savez(tmp_path / "tokens.npz", inputs=np.arange(64).reshape(4, 16) % 40)
+    common = ("--model", f"hf:{tmp_path / 'llama'}", "--data", tmp_path / "tokens.npz", "--budget", "3b")
+    few = ("--options", "w2,w4", "--unit", "layer", "--method", "gptq", "--memory", "1MiB")
+    for asked, after in ((), "nearest"), (("--after", "gptq"), "gptq"):
+        outcome = allocate(*common, *few, *asked, "--out", tmp_path / after)
+        assert outcome.code == 0, outcome
+        assert apportion.read_profile(tmp_path / after / "profile.json")[0].after == after

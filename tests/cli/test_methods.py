@@ -136,15 +136,18 @@ def test_a_killed_run_goes_on_to_the_same_weights(allocate: Any, packed: Any, tm
         (("--method", "brecq"), "gptq"),
         (("--method", "adaround"), "gptq"),
         (("--method", "brecq", "--after", "nearest"), "nearest"),
-        (("--method", "gptq"), "nearest"),
-        (("--method", "auto"), "nearest"),
+        (("--method", "gptq"), "gptq"),
+        (("--max-drop", "0.1kl"), "gptq"),
+        (("--method", "nearest"), "nearest"),
+        (("--method", "lapq"), "nearest"),
     ],
 )
-def test_plans_for_learned_rounding_are_scored_after_gptq(
+def test_plans_are_scored_after_gptq_where_the_method_goes_on_from_it(
     allocate: Any, tmp_path: Path, arguments: tuple[str, ...], after: str
 ) -> None:
-    few = ("--budget", "4.5b", "--unit", "layer", "--samples", "16", "--options", "w2,w8")
-    iterations = ("--iterations", "2") if "nearest" not in after else ()
+    few = ("--unit", "layer", "--samples", "16", "--options", "w2,w8")
+    few += () if "--max-drop" in arguments else ("--budget", "4.5b")
+    iterations = ("--iterations", "2") if {"brecq", "adaround"} & set(arguments) else ()
     assert allocate(*few, *arguments, *iterations, "--out", tmp_path / "run").code == 0
     assert apportion.read_profile(tmp_path / "run" / "profile.json")[0].after == after
 
@@ -155,7 +158,9 @@ def test_scores_after_gptq_are_another_profile(allocate: Any, refused: Any, tmp_
     profile = apportion.read_profile(tmp_path / "run" / "profile.json")[0]
     assert profile.after == "gptq"
     assert "by GPTQ" in allocate("show", tmp_path / "run" / "profile.json").out
-    assert "measured with other inputs" in refused("profile", *few, "--out", tmp_path / "run")
+    assert "measured with other inputs" in refused(
+        "profile", *few, "--after", "nearest", "--out", tmp_path / "run"
+    )
 
 
 @pytest.mark.parametrize("after", ["adaquant", "brecq"])
@@ -184,6 +189,14 @@ def test_plans_by_two_kinds_of_scores_compete_and_the_better_is_kept(
     for profile in profiles:
         alone = allocate(*common, "--after", profile.after, "--out", tmp_path / profile.after).json
         assert alone["plan"]["profile"] == profile.fingerprint.text()
+
+
+def test_by_default_both_kinds_of_scores_compete(
+    allocate: Any, fast: tuple[str, ...], tmp_path: Path
+) -> None:
+    outcome = allocate("--budget", "4b", *fast, "--unit", "layer", "--json", "--out", tmp_path / "run")
+    assert outcome.code == 0, outcome
+    assert list(outcome.json["plan"]["reconstruction"]["scores"]) == ["nearest", "gptq"]
 
 
 def test_a_plan_is_finalized_by_the_method_asked_for(allocate: Any, finished: Path) -> None:

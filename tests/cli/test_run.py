@@ -57,13 +57,35 @@ def test_a_second_run_uses_the_profile_again_and_another_budget_does_too(
     allocate: Any, fast: tuple[str, ...], finished: Path, contents: Any
 ) -> None:
     before = contents(finished)
-    outcome = allocate("--budget", "3b", "--force", "--json", "--out", finished, *fast)
+    outcome = allocate("--budget", "3b", "--after", "nearest", "--force", "--json", "--out", finished, *fast)
     assert outcome.code == 0
     assert "is used again" in outcome.err
     assert "profile" not in outcome.json["seconds"]
     after = contents(finished)
     assert after["profile.json"] == before["profile.json"]
     assert after["plan.json"] != before["plan.json"]
+
+
+def test_profiles_of_both_kinds_are_found_again_whichever_was_measured_first(
+    allocate: Any, fast: tuple[str, ...], tmp_path: Path
+) -> None:
+    out = ("--unit", "layer", "--out", tmp_path / "run", "--force", *fast)
+    common = ("--budget", "3b", "--json", *out)
+    first = allocate(*common, "--method", "gptq")
+    assert first.code == 0, first
+    assert apportion.read_profile(tmp_path / "run" / "profile.json")[0].after == "gptq"
+    both = allocate(*common)
+    assert "profile.json fits and is used again" in both.err
+    assert apportion.read_profile(tmp_path / "run" / "profile-2.json")[0].after == "nearest"
+    for asked, name in ((), "profile"), (("--method", "nearest"), "profile-2"):
+        again = allocate(*common, *asked)
+        assert f"{name}.json fits and is used again" in again.err
+        assert "profile" not in again.json["seconds"]
+    # The plan in the folder is now of the second one, from which its charts and its uniform rival follow.
+    assert allocate("plot", tmp_path / "run").code == 0
+    made = allocate("finalize", "--method", "nearest", *out[2:5], "--samples", "64", "--json").json
+    assert made["plan"]["guard"] is not None
+    assert "is used again" in allocate("frontier", "--count", "2", *out).err
 
 
 def test_quiet_says_nothing_but_the_result(allocate: Any, fast: tuple[str, ...], profiled: Path) -> None:
@@ -87,7 +109,8 @@ def test_force_replaces_and_gives_the_same_again(
     before, weights = contents(finished), packed(finished)
     for name in ("plan.json", "weights.safetensors", "program.json"):
         (finished / name).write_text("{}")
-    outcome = allocate("--budget", "4b", "--unit", "channel", "--force", "--out", finished, *fast)
+    common = ("--budget", "4b", "--unit", "channel", "--after", "nearest")
+    outcome = allocate(*common, "--force", "--out", finished, *fast)
     assert outcome.code == 0
     after = contents(finished)
     assert packed(finished) == weights
@@ -98,7 +121,7 @@ def test_one_seed_gives_one_result_and_another_seed_other_scores(
     allocate: Any, fast: tuple[str, ...], finished: Path, tmp_path: Path, contents: Any, packed: Any
 ) -> None:
     same, other = tmp_path / "same", tmp_path / "other"
-    settings = ("--budget", "4b", "--unit", "channel", *fast)
+    settings = ("--budget", "4b", "--unit", "channel", "--after", "nearest", *fast)
     assert allocate(*settings, "--out", same).code == 0
     assert allocate("profile", "--seed", "1", *fast, "--out", other).code == 0
     assert packed(same) == packed(finished)
