@@ -12,7 +12,6 @@ from ..allocator import Plan
 from ..network import ActivationStore, Data, Layer, Network, rows
 from .finalize import Finalized, StoredLayer, finalize_nearest, value_tensors
 from .gptq import Gptq, gptq_layer
-from .gram import InputGram
 from .held_out import check_held_out, learned_and_judged
 from .layer_inputs import check_positions, input_gram
 from .method import Progress
@@ -149,7 +148,7 @@ class AdaQuant:
             )
             for samples in (learned_from, judged_on)
         )
-        start = nearest if self.start is None else gptq_layer(weight, _bare(inputs), nearest, self.start)
+        start = nearest if self.start is None else gptq_layer(weight, inputs.bare(), nearest, self.start)
         target = _with_bias(weight, bias)
         error, judge = OutputError.of(inputs, target), OutputError.of(others, target)
         learned = learn_layer(start, error if bias is None else error.at_best_bias(), self.learning)
@@ -159,14 +158,6 @@ class AdaQuant:
         if bool(judge.of_rows(_with_bias(values, best)).sum() < before):
             return learned, best
         return start, None
-
-
-def _bare(inputs: InputGram) -> InputGram:
-    """The products without the input that is always 1."""
-    if not inputs.with_one:
-        return inputs
-    cross = None if inputs.cross is None else inputs.cross[:, :-1, :-1]
-    return InputGram(inputs.gram[:, :-1, :-1], cross)
 
 
 def _with_bias(weight: Tensor, bias: Tensor | None) -> Tensor:

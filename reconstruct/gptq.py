@@ -12,6 +12,7 @@ from ..allocator import Plan
 from ..errors import InputError
 from ..network import ActivationStore, Data, Layer, Network, rows
 from .finalize import Finalized, NearestLayers, StoredLayer, value_tensors
+from .float_target import aimed_weight
 from .gram import InputGram
 from .grids import LayerGrid
 from .layer_inputs import check_positions, input_gram
@@ -210,8 +211,8 @@ def gptq_layer(weight: Tensor, inputs: InputGram, start: StoredLayer, settings: 
     ----------
     weight : Tensor, shape (channels, fan_in)
     inputs : InputGram
-        With a cross product, the weights first become ``w (X_float X') (X X')^-1``, the best float weights
-        on the inputs of the quantized network.
+        With a cross product, the weights first move towards the best float weights on the inputs of the
+        quantized network, see `aimed_weight`.
     """
     groups, fan_in = len(inputs.gram), weight.shape[1]
     grid = LayerGrid(start)
@@ -219,16 +220,12 @@ def gptq_layer(weight: Tensor, inputs: InputGram, start: StoredLayer, settings: 
     order = torch.arange(fan_in, device=weight.device).expand(groups, -1)
     if settings.order:
         order = inputs.gram.diagonal(dim1=1, dim2=2).argsort(dim=1, descending=True, stable=True)
+    target = weight.float().view(groups, -1, fan_in)
+    if inputs.cross is not None:
+        target = aimed_weight(target, inputs)
     gram, lower = _factored(inputs.gram, settings.damping, order)
     # Factors need doubles; products with them, which cost most in wide layers, do not.
     gram, lower = gram.float(), lower.float()
-    target = weight.float().view(groups, -1, fan_in)
-    if inputs.cross is not None:
-        # W + W (X_f - X) X' H^-1 leaves weights alone that the data says nothing about.
-        moved = _columns(target @ (inputs.cross - inputs.gram).float(), order).flip(2)
-        moved = torch.cholesky_solve(moved.mT, lower).mT.flip(2)
-        places = order[:, None, :].expand(-1, target.shape[1], -1)
-        target = target.scatter_add(2, places, moved)
     eye = torch.eye(fan_in, device=weight.device).expand_as(lower)
     factor = torch.linalg.solve_triangular(lower, eye, upper=False).flip(1, 2)
     _round_columns(grid, codes, _columns(target, order), factor, order)

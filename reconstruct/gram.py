@@ -14,26 +14,38 @@ __all__ = ["InputGram", "position_count", "unfolded"]
 
 # Numbers of one piece of unfolded inputs: larger ones no longer fit the processor's cache.
 PIECE = 2**22
+MOST_ENERGY = 3.0
+"""Squared inputs of one position, in medians over positions, of which more do not count."""
 
 
 @dataclass
 class InputGram:
     """Sums over samples and positions of the products of a layer's inputs.
 
+    A position whose inputs x have an energy x'x above three times the median counts less, as if it had that
+    much. Transformers have a few tokens with activations a hundred times those of others (Sun et al.,
+    "Massive activations in large language models", COLM 2024); a layer norm takes their size away again, but
+    sums of squares would be of them alone, and what is fitted to these gives up all other tokens.
+
     Attributes
     ----------
     gram : Tensor, shape (groups, fan_in, fan_in), float64
-        ``2 X X'`` of the inputs the quantized layer sees; one matrix for each group of a convolution.
+        ``2 X D X'`` of the inputs the quantized layer sees, with D the weights of positions; one matrix for
+        each group of a convolution.
     cross : Tensor or None, same shape
-        ``2 X_float X'``, where the float network's inputs were given too.
+        ``2 X_float D X'``, where the float network's inputs were given too.
     with_one : bool
         Whether one more input follows that is always 1, as a bias is the weight of; both matrices then have
         a row and a column more.
+    half : InputGram or None
+        Where `cross` is known, the same sums over one half of the samples, so that what is fitted to these
+        can be judged on the others.
     """
 
     gram: Tensor
     cross: Tensor | None = None
     with_one: bool = False
+    half: InputGram | None = None
 
     @classmethod
     def empty(
@@ -48,7 +60,23 @@ class InputGram:
         """Sums over nothing."""
         size = fan_in + with_one
         zeros = torch.zeros(groups, size, size, dtype=torch.float64, device=device)
-        return cls(zeros, torch.zeros_like(zeros) if cross else None, with_one)
+        if not cross:
+            return cls(zeros, None, with_one)
+        half = cls(torch.zeros_like(zeros), torch.zeros_like(zeros), with_one)
+        return cls(zeros, torch.zeros_like(zeros), with_one, half)
+
+    def without(self, other: InputGram) -> InputGram:
+        """The sums over all samples but those of another."""
+        cross = None if self.cross is None or other.cross is None else self.cross - other.cross
+        return InputGram(self.gram - other.gram, cross, self.with_one)
+
+    def bare(self) -> InputGram:
+        """The products without the input that is always 1."""
+        if not self.with_one:
+            return self
+        cross = None if self.cross is None else self.cross[:, :-1, :-1]
+        half = None if self.half is None else self.half.bare()
+        return InputGram(self.gram[:, :-1, :-1], cross, half=half)
 
     def add(
         self,
@@ -65,12 +93,23 @@ class InputGram:
             Output positions of each sample to add, as `unfolded` takes them; None: all.
         """
         size = max(1, PIECE * len(entering) // max(1, _numbers(call, entering, picked)))
-        for start in range(0, len(entering), size):
-            part = slice(start, start + size)
-            inputs = self._inputs(call, entering[part], picked)
-            self.gram += 2 * (inputs.mT @ inputs).double()
-            if self.cross is not None and float_entering is not None:
-                self.cross += 2 * (self._inputs(call, float_entering[part], picked).mT @ inputs).double()
+        middle = 0 if self.half is None else (len(entering) + 1) // 2
+        for begin, end in (0, middle), (middle, len(entering)):
+            for start in range(begin, end, size):
+                part = slice(start, min(start + size, end))
+                inputs = self._inputs(call, entering[part], picked)
+                weighted = _levelled(inputs)
+                gram, cross = 2 * (inputs.mT @ weighted).double(), None
+                if float_entering is not None:
+                    cross = 2 * (self._inputs(call, float_entering[part], picked).mT @ weighted).double()
+                self._add(gram, cross)
+                if self.half is not None and end == middle:
+                    self.half._add(gram, cross)
+
+    def _add(self, gram: Tensor, cross: Tensor | None) -> None:
+        self.gram += gram
+        if self.cross is not None and cross is not None:
+            self.cross += cross
 
     def _inputs(self, call: LayerCall, entering: Tensor, picked: Tensor | None) -> Tensor:
         inputs = unfolded(call, entering, picked)
@@ -113,6 +152,15 @@ def unfolded(call: LayerCall, entering: Tensor, picked: Tensor | None = None) ->
     spatial = values.ndim - rank - 3
     values = values.permute(1, 0, *range(3, 3 + spatial), 2, *range(3 + spatial, 3 + spatial + rank))
     return values.reshape(call.groups, -1, call.layer.fan_in)
+
+
+def _levelled(inputs: Tensor) -> Tensor:
+    """Inputs times the weight of their position, (groups, positions, fan_in)."""
+    energy = inputs.square().sum((0, 2))
+    most = MOST_ENERGY * energy.median()
+    if bool(most == 0) or bool((energy <= most).all()):
+        return inputs
+    return inputs * (most / energy).clamp(max=1.0)[None, :, None]
 
 
 def _windows(call: LayerCall, entering: Tensor) -> Tensor:
