@@ -3,9 +3,10 @@
     python benchmarks/gptq.py
     python benchmarks/gptq.py vit_tiny_in1k
 
-One option for all layers but the first and the last, which have 8 bits. *No float target*: every layer aims at
-its float weight's output on the inputs of the quantized network, not at the float network's output. *Positions
-alike*: tokens and pixels of outlying size count in full. Each network is measured on its own and kept.
+One option for all layers but the first and the last, which have 8 bits. *No float target*: every layer aims
+at its float weight's output on the inputs of the quantized network, not at the float network's output.
+*Positions alike*: tokens and pixels of outlying size count in full. Each network is measured on its own and
+kept.
 """
 
 from __future__ import annotations
@@ -96,9 +97,11 @@ def _write(found: dict[str, Any]) -> None:
         title = f"{name}, {case['samples']} calibration images, judged on {case['held_out']}"
         tables.append(Table(title, header, lines))
     notes = [
-        "First and last layer of 8 bits, one option for all others. KL to the float network on images that GPTQ "
-        "has not seen; *KL seen* is that on its own. With the float target, ridge and share of the move are "
-        "chosen by which half of the images confirms what is fitted to the other half.",
+        "First and last layer of 8 bits, one option for all others. KL to the float network on images that "
+        "GPTQ has not seen; *KL seen* is that on its own. *No float target*: layers aim at what their float "
+        "weights give on the quantized network's inputs; else at the float network's output, as far as one "
+        "half of the images confirms what is fitted to the other half. *Positions alike*: tokens and pixels "
+        "of outlying size count in full, not as three median ones.",
     ]
     write_report(
         "gptq", "GPTQ and its safeguards", "python benchmarks/gptq.py", tables, notes, {"networks": found}
