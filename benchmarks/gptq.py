@@ -101,7 +101,7 @@ def _write(found: dict[str, Any]) -> None:
         "GPTQ has not seen; *KL seen* is that on its own. *No float target*: layers aim at what their float "
         "weights give on the quantized network's inputs; else at the float network's output, as far as one "
         "half of the images confirms what is fitted to the other half. *Positions alike*: tokens and pixels "
-        "of outlying size count in full, not as three median ones.",
+        "of outlying size count in full, not as three that are above nine in ten.",
     ]
     write_report(
         "gptq", "GPTQ and its safeguards", "python benchmarks/gptq.py", tables, notes, {"networks": found}

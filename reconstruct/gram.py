@@ -14,18 +14,19 @@ __all__ = ["InputGram", "position_count", "unfolded"]
 
 # Numbers of one piece of unfolded inputs: larger ones no longer fit the processor's cache.
 PIECE = 2**22
-MOST_ENERGY = 3.0
-"""Squared inputs of one position, in medians over positions, of which more do not count."""
+ORDINARY, MOST_ENERGY = 0.9, 3.0
+"""Share of positions that are taken for ordinary, and how much more than theirs one position counts at most."""
 
 
 @dataclass
 class InputGram:
     """Sums over samples and positions of the products of a layer's inputs.
 
-    A position whose inputs x have an energy x'x above three times the median counts less, as if it had that
-    much. Transformers have a few tokens with activations a hundred times those of others (Sun et al.,
-    "Massive activations in large language models", COLM 2024); a layer norm takes their size away again, but
-    sums of squares would be of them alone, and what is fitted to these gives up all other tokens.
+    Where they are levelled, a position whose inputs x have an energy x'x above three times that of nine in ten
+    positions counts less, as if it had that much. Transformers have a few tokens with activations a hundred
+    times those of others (Sun et al., "Massive activations in large language models", COLM 2024); a layer
+    norm takes their size away again, but sums of squares would be of them alone, and what is fitted to these
+    gives up all other tokens.
 
     Attributes
     ----------
@@ -40,12 +41,15 @@ class InputGram:
     half : InputGram or None
         Where `cross` is known, the same sums over one half of the samples, so that what is fitted to these
         can be judged on the others.
+    levelled : bool
+        Whether positions of outlying energy count less.
     """
 
     gram: Tensor
     cross: Tensor | None = None
     with_one: bool = False
     half: InputGram | None = None
+    levelled: bool = False
 
     @classmethod
     def empty(
@@ -56,14 +60,15 @@ class InputGram:
         *,
         cross: bool = False,
         with_one: bool = False,
+        levelled: bool = False,
     ) -> InputGram:
         """Sums over nothing."""
         size = fan_in + with_one
         zeros = torch.zeros(groups, size, size, dtype=torch.float64, device=device)
         if not cross:
-            return cls(zeros, None, with_one)
+            return cls(zeros, None, with_one, levelled=levelled)
         half = cls(torch.zeros_like(zeros), torch.zeros_like(zeros), with_one)
-        return cls(zeros, torch.zeros_like(zeros), with_one, half)
+        return cls(zeros, torch.zeros_like(zeros), with_one, half, levelled)
 
     def without(self, other: InputGram) -> InputGram:
         """The sums over all samples but those of another."""
@@ -98,7 +103,7 @@ class InputGram:
             for start in range(begin, end, size):
                 part = slice(start, min(start + size, end))
                 inputs = self._inputs(call, entering[part], picked)
-                weighted = _levelled(inputs)
+                weighted = _levelled(inputs) if self.levelled else inputs
                 gram, cross = 2 * (inputs.mT @ weighted).double(), None
                 if float_entering is not None:
                     cross = 2 * (self._inputs(call, float_entering[part], picked).mT @ weighted).double()
@@ -157,7 +162,8 @@ def unfolded(call: LayerCall, entering: Tensor, picked: Tensor | None = None) ->
 def _levelled(inputs: Tensor) -> Tensor:
     """Inputs times the weight of their position, (groups, positions, fan_in)."""
     energy = inputs.square().sum((0, 2))
-    most = MOST_ENERGY * energy.median()
+    place = max(1, round(ORDINARY * len(energy)))
+    most = MOST_ENERGY * energy.kthvalue(place).values
     if bool(most == 0) or bool((energy <= most).all()):
         return inputs
     return inputs * (most / energy).clamp(max=1.0)[None, :, None]

@@ -33,6 +33,7 @@ def input_gram(
     cross: bool,
     positions: int,
     with_one: bool = False,
+    levelled: bool = True,
 ) -> InputGram:
     """Products of the inputs of all uses of a layer in the block at the cut of the streams.
 
@@ -49,9 +50,18 @@ def input_gram(
         drawn, equally many of every sample. Neighbouring positions say much the same.
     with_one : bool
         Whether an input that is always 1 is added, see `InputGram`.
+    levelled : bool
+        Whether positions of outlying energy count less, see `InputGram`.
     """
     schedule = streams.network.schedule
-    gram = InputGram.empty(layer.groups, layer.fan_in, streams.network.device, cross=cross, with_one=with_one)
+    gram = InputGram.empty(
+        layer.groups,
+        layer.fan_in,
+        streams.network.device,
+        cross=cross,
+        with_one=with_one,
+        levelled=levelled,
+    )
     wanted = max(LEAST_POSITIONS, positions * layer.fan_in) / len(samples) / max(1, len(layer.products))
     generator = torch.Generator().manual_seed(0)
     for node in layer.products:

@@ -135,7 +135,15 @@ def _channel_errors(
                     found[layer.name] = torch.zeros(len(options), layer.channels)
                     continue
                 samples = range(len(data.inputs))
-                inputs = input_gram(streams, layer, samples, cross=False, positions=positions, with_one=True)
+                inputs = input_gram(
+                    streams,
+                    layer,
+                    samples,
+                    cross=False,
+                    positions=positions,
+                    with_one=True,
+                    levelled=False,
+                )
                 # The input that is always 1 counts the positions. A row that is looked up has none.
                 gram = torch.eye(layer.fan_in, dtype=torch.float64, device=network.device)[None]
                 if layer.products:

@@ -72,14 +72,14 @@ def test_the_weight_stays_where_no_other_sample_confirms_a_move() -> None:
     assert torch.equal(aimed_weight(WEIGHT, alone), WEIGHT)
 
 
-def test_no_position_counts_more_than_three_median_ones(network: Network) -> None:
+def test_no_position_counts_more_than_three_of_nine_in_ten(network: Network) -> None:
     layer = next(layer for layer in network.layers if layer.kind == "linear")
     x = torch.randn(101, layer.fan_in, generator=torch.Generator().manual_seed(0))
     x[7] *= 100
-    gram = InputGram.empty(1, layer.fan_in, x.device)
+    gram = InputGram.empty(1, layer.fan_in, x.device, levelled=True)
     gram.add(LayerCall(layer, layer.products[0]), x)
     energy = x.square().sum(1)
-    weights = (3 * energy.median() / energy).clamp(max=1.0)
+    weights = (3 * energy.sort().values[90] / energy).clamp(max=1.0)
     assert int((weights < 1).sum()) == 1
     expected = 2 * (x.T @ (weights[:, None] * x)).double()
     torch.testing.assert_close(gram.gram[0], expected, rtol=1e-4, atol=1e-3)
@@ -88,8 +88,8 @@ def test_no_position_counts_more_than_three_median_ones(network: Network) -> Non
 def test_inputs_that_are_mostly_zero_all_count(network: Network) -> None:
     layer = next(layer for layer in network.layers if layer.kind == "linear")
     x = torch.zeros(20, layer.fan_in)
-    x[:3] = torch.randn(3, layer.fan_in, generator=torch.Generator().manual_seed(0))
-    gram = InputGram.empty(1, layer.fan_in, x.device)
+    x[0] = torch.randn(layer.fan_in, generator=torch.Generator().manual_seed(0))
+    gram = InputGram.empty(1, layer.fan_in, x.device, levelled=True)
     gram.add(LayerCall(layer, layer.products[0]), x)
     torch.testing.assert_close(gram.gram[0], 2 * (x.T @ x).double(), rtol=1e-5, atol=1e-5)
 
