@@ -15,18 +15,18 @@ __all__ = ["InputGram", "position_count", "unfolded"]
 # Numbers of one piece of unfolded inputs: larger ones no longer fit the processor's cache.
 PIECE = 2**22
 ORDINARY, MOST_ENERGY = 0.9, 3.0
-"""Share of positions that are taken for ordinary, and how much more than theirs one position counts at most."""
+"""Share of positions that are taken for ordinary, and how much more than these one counts at most."""
 
 
 @dataclass
 class InputGram:
     """Sums over samples and positions of the products of a layer's inputs.
 
-    Where they are levelled, a position whose inputs x have an energy x'x above three times that of nine in ten
-    positions counts less, as if it had that much. Transformers have a few tokens with activations a hundred
-    times those of others (Sun et al., "Massive activations in large language models", COLM 2024); a layer
-    norm takes their size away again, but sums of squares would be of them alone, and what is fitted to these
-    gives up all other tokens.
+    Where they are levelled, a position whose inputs x have an energy x'x above three times that of nine in
+    ten positions counts less, as if it had that much. Transformers have a few tokens with activations a
+    hundred times those of others (Sun et al., "Massive activations in large language models", COLM 2024); a
+    layer norm takes their size away again, but sums of squares would be of them alone, and what is fitted to
+    these gives up all other tokens.
 
     Attributes
     ----------

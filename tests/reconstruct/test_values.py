@@ -150,7 +150,7 @@ def test_steps_are_learned_with_the_rounding_and_kept_only_where_better(
 ) -> None:
     low = with_low_bits(plan_of(kinds, ["w3"]), kinds, kinds_data, bits=(2,))
     before = plan_values(low)
-    method = LearnedRounding(learning=Learning(iterations=150, step_rate=1e-2))
+    method = LearnedRounding(learning=Learning(iterations=150, step_rate=3e-3))
     fixed = LearnedRounding(learning=Learning(iterations=150, step_rate=0.0))
     found = method.finalize(kinds, low, kinds_data, store=tmp_path)
     same = fixed.finalize(kinds, low, kinds_data)
