@@ -69,6 +69,8 @@ def _measure(subject: Subject, methods: list[MethodName], rows: list[str], found
         scores[AFTER_GPTQ] = measure_profile(
             network, data, options.weights, activations=activations, after="gptq", weights=weights
         )
+    if found.get(subject.name, {}).get("earlier"):
+        del found[subject.name]
     case = found.setdefault(subject.name, {"samples": len(data.inputs), "rows": {}})
     case["held_out"] = subject.held_out.name
     reference = float_logits(network, subject.held_out)
@@ -174,6 +176,12 @@ def _write(found: dict[str, Any]) -> None:
         "nearest, or where a row says so of what GPTQ makes of every option; `allocate --after auto` lets "
         "both and the uniform plan compete on calibration data.",
     ]
+    earlier = [name for name, case in found.items() if case.get("earlier")]
+    if earlier:
+        notes.append(
+            "Measured before GPTQ held its float target to what other samples confirm, and before it "
+            f"levelled tokens, see gptq.md: {', '.join(earlier)}."
+        )
     write_report(
         "activations",
         "Weights and activations in low bits",
