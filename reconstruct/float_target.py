@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .gram import InputGram
+from .gram import InputGram, factored
 
 __all__ = ["aimed_weight"]
 
@@ -64,12 +64,6 @@ def _gap(inputs: InputGram) -> Tensor:
 
 
 def _move(weight: Tensor, inputs: InputGram, ridge: float) -> Tensor:
-    """All of the move at a ridge, which is raised where the sums are too coarse for it."""
-    mean = inputs.gram.diagonal(dim1=1, dim2=2).mean(1)
-    scale = mean.where(mean > 0, 1.0)[:, None, None]
-    eye = torch.eye(inputs.gram.shape[1], dtype=inputs.gram.dtype, device=weight.device)
-    while True:
-        lower, failed = torch.linalg.cholesky_ex(inputs.gram + ridge * scale * eye)
-        if not bool(failed.any()):
-            return torch.cholesky_solve((weight @ _gap(inputs)).mT, lower.float()).mT
-        ridge *= 10
+    """All of the move at a ridge."""
+    _, lower = factored(inputs.gram, ridge)
+    return torch.cholesky_solve((weight @ _gap(inputs)).mT, lower.float()).mT

@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..network import ActivationStore, Data, Layer, Network, rows
 from .finalize import Finalized, NearestLayers, StoredLayer, value_tensors
 from .float_target import aimed_weight
-from .gram import InputGram
+from .gram import InputGram, factored
 from .grids import LayerGrid
 from .layer_inputs import check_positions, input_gram
 from .method import Progress
@@ -223,7 +223,7 @@ def gptq_layer(weight: Tensor, inputs: InputGram, start: StoredLayer, settings: 
     target = weight.float().view(groups, -1, fan_in)
     if inputs.cross is not None:
         target = aimed_weight(target, inputs)
-    gram, lower = _factored(inputs.gram, settings.damping, order)
+    gram, lower = factored(inputs.gram, settings.damping, order)
     # Factors need doubles; products with them, which cost most in wide layers, do not.
     gram, lower = gram.float(), lower.float()
     eye = torch.eye(fan_in, device=weight.device).expand_as(lower)
@@ -231,24 +231,6 @@ def gptq_layer(weight: Tensor, inputs: InputGram, start: StoredLayer, settings: 
     _round_columns(grid, codes, _columns(target, order), factor, order)
     better = _row_error(grid.stored(codes), target, gram) < _row_error(start, target, gram)
     return grid.choose(grid.start(), codes, better[:, None].expand_as(weight))
-
-
-def _factored(gram: Tensor, damping: float, order: Tensor) -> tuple[Tensor, Tensor]:
-    """The Gram matrices with enough on their diagonals to have an inverse, and a Cholesky factor.
-
-    L is lower, of the matrix with its columns in this order and then in reverse: the upper factor U of
-    its inverse, ``H^-1 = U' U`` in this order, is L^-1 with rows and columns in reverse.
-    """
-    mean = gram.diagonal(dim1=1, dim2=2).mean(1)
-    mean = mean.where(mean > 0, 1.0)
-    eye = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
-    backward, groups = order.flip(1), torch.arange(len(gram), device=gram.device)[:, None, None]
-    while True:
-        damped = gram + (damping * mean)[:, None, None] * eye
-        lower, failed = torch.linalg.cholesky_ex(damped[groups, backward[:, :, None], backward[:, None, :]])
-        if not bool(failed.any()):
-            return damped, lower
-        damping *= 10
 
 
 def _columns(matrix: Tensor, order: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..network import LayerCall
 
-__all__ = ["InputGram", "position_count", "unfolded"]
+__all__ = ["InputGram", "factored", "position_count", "unfolded"]
 
 # Numbers of one piece of unfolded inputs: larger ones no longer fit the processor's cache.
 PIECE = 2**22
@@ -119,6 +119,29 @@ class InputGram:
     def _inputs(self, call: LayerCall, entering: Tensor, picked: Tensor | None) -> Tensor:
         inputs = unfolded(call, entering, picked)
         return torch.nn.functional.pad(inputs, (0, 1), value=1.0) if self.with_one else inputs
+
+
+def factored(gram: Tensor, damping: float, order: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The Gram matrices with enough on their diagonals to have an inverse, and a Cholesky factor.
+
+    L is lower, and without an order that of the matrix as it is. With one, it is that of the matrix with its
+    columns in this order and then in reverse: the upper factor U of its inverse, ``H^-1 = U' U`` in this
+    order, is L^-1 with rows and columns in reverse.
+    """
+    mean = gram.diagonal(dim1=1, dim2=2).mean(1)
+    mean = mean.where(mean > 0, 1.0)
+    eye = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
+    groups = torch.arange(len(gram), device=gram.device)[:, None, None]
+    while True:
+        damped = gram + (damping * mean)[:, None, None] * eye
+        placed = damped
+        if order is not None:
+            backward = order.flip(1)
+            placed = damped[groups, backward[:, :, None], backward[:, None, :]]
+        lower, failed = torch.linalg.cholesky_ex(placed)
+        if not bool(failed.any()):
+            return damped, lower
+        damping *= 10
 
 
 def position_count(call: LayerCall, entering: Tensor) -> int:
