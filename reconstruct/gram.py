@@ -70,6 +70,11 @@ class InputGram:
         half = cls(torch.zeros_like(zeros), torch.zeros_like(zeros), with_one)
         return cls(zeros, torch.zeros_like(zeros), with_one, half, levelled)
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether all sums are."""
+        return all(bool(sums.isfinite().all()) for sums in (self.gram, self.cross) if sums is not None)
+
     def without(self, other: InputGram) -> InputGram:
         """The sums over all samples but those of another."""
         cross = None if self.cross is None or other.cross is None else self.cross - other.cross

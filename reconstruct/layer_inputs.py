@@ -52,6 +52,11 @@ def input_gram(
         Whether an input that is always 1 is added, see `InputGram`.
     levelled : bool
         Whether positions of outlying energy count less, see `InputGram`.
+
+    Raises
+    ------
+    InputError
+        What enters the layer is NaN or infinite, or its squares are.
     """
     schedule = streams.network.schedule
     gram = InputGram.empty(
@@ -79,4 +84,10 @@ def input_gram(
             count, few = position_count(step.call, quantized), math.ceil(wanted / rows_per_sample)
             picked = torch.randperm(count, generator=generator)[:few] if few < count else None
             gram.add(step.call, quantized, floating if cross else None, picked)
+    if not gram.is_finite:
+        raise InputError(
+            f"what enters layer '{layer.name}' on data '{streams.data.name}' is NaN or infinite, or too "
+            "large to be squared; check that the inputs are scaled as in training, or give that layer and "
+            "those before it more bits"
+        )
     return gram

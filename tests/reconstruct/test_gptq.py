@@ -27,6 +27,7 @@ from apportion.reconstruct import (
 )
 from apportion.sensitivity import measure_profile, solve_plan
 
+PlanOf = Callable[..., Plan]
 Assign = Callable[[Mapping[str, Sequence[str]]], Plan]
 MIX = ("w3", "w2x2", "w8", "w2", "w4x3")
 
@@ -279,3 +280,24 @@ def test_no_positions_are_refused() -> None:
 def test_a_damping_that_is_none_is_refused(damping: float) -> None:
     with pytest.raises(InputError, match=r"GPTQ has damping .*; it is above 0 and below 1000, such as 0\.01"):
         Gptq(damping=damping)
+
+
+class Overflowing(nn.Module):
+    """The second layer's output is infinite, the network's is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.last = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+        with torch.no_grad():
+            self.second.weight.abs_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.second((100 * self.first(x).abs()).exp()).sigmoid())
+
+
+def test_inputs_that_are_infinite_are_refused_by_the_layers_name(plan_of: PlanOf) -> None:
+    data = Data(torch.full((8, 4), 10.0), None, "large")
+    network = capture(Overflowing(), data.inputs)
+    with pytest.raises(InputError, match=r"enters layer 'second' on data 'large' is NaN or infinite"):
+        Gptq().finalize(network, plan_of(network, ["w3"]), data)
