@@ -11,6 +11,7 @@ from torch import Tensor
 from ..allocator import Plan
 from ..errors import InputError
 from ..network import ActivationStore, Data, Layer, Network, rows
+from .damping import confirmed_damping
 from .finalize import Finalized, NearestLayers, StoredLayer, value_tensors
 from .float_target import aimed_weight
 from .gram import InputGram, factored
@@ -36,7 +37,8 @@ class Gptq:
     Parameters
     ----------
     damping : float
-        Added to the diagonal of the Gram matrix, in units of its mean.
+        Added to the diagonal of the Gram matrix at least, in units of its mean; more where one half of the
+        samples says so of the other, see `confirmed_damping`.
     order : bool
         Columns by descending diagonal of the Gram matrix; else as they are.
     sequential : bool
@@ -223,7 +225,7 @@ def gptq_layer(weight: Tensor, inputs: InputGram, start: StoredLayer, settings: 
     target = weight.float().view(groups, -1, fan_in)
     if inputs.cross is not None:
         target = aimed_weight(target, inputs)
-    gram, lower = factored(inputs.gram, settings.damping, order)
+    gram, lower = factored(inputs.gram, confirmed_damping(inputs, settings.damping, order), order)
     # Factors need doubles; products with them, which cost most in wide layers, do not.
     gram, lower = gram.float(), lower.float()
     eye = torch.eye(fan_in, device=weight.device).expand_as(lower)

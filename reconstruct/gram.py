@@ -39,8 +39,8 @@ class InputGram:
         Whether one more input follows that is always 1, as a bias is the weight of; both matrices then have
         a row and a column more.
     half : InputGram or None
-        Where `cross` is known, the same sums over one half of the samples, so that what is fitted to these
-        can be judged on the others.
+        The same sums over one half of the samples, so that what is fitted to these can be judged on the
+        others.
     levelled : bool
         Whether positions of outlying energy count less.
     """
@@ -64,11 +64,12 @@ class InputGram:
     ) -> InputGram:
         """Sums over nothing."""
         size = fan_in + with_one
-        zeros = torch.zeros(groups, size, size, dtype=torch.float64, device=device)
-        if not cross:
-            return cls(zeros, None, with_one, levelled=levelled)
-        half = cls(torch.zeros_like(zeros), torch.zeros_like(zeros), with_one)
-        return cls(zeros, torch.zeros_like(zeros), with_one, half, levelled)
+
+        def zeros() -> Tensor:
+            return torch.zeros(groups, size, size, dtype=torch.float64, device=device)
+
+        half = cls(zeros(), zeros() if cross else None, with_one)
+        return cls(zeros(), zeros() if cross else None, with_one, half, levelled)
 
     @property
     def is_finite(self) -> bool:
