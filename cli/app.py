@@ -274,7 +274,7 @@ def allocate(
     for line in plan_lines(plan):
         reporter.result(line)
     stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in job.seconds.items())
-    profiles = ["profile.json", "profile-2.json"][: len(scored)]
+    profiles = [folder.profile(found.after).name for found, _ in scored]
     files = ["plan.json", "weights.safetensors", "program.json", *profiles, *charts]
     reporter.say(f"wrote {folder.path}: {', '.join(files)}")
     reporter.say(f"seconds: {stages}")

@@ -7,28 +7,33 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from ..errors import InputError
 from ..export import PROGRAM, WEIGHTS
+from ..sensitivity import After
 
 __all__ = ["RunFolder"]
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where a job keeps its documents: profile, plan, weights, program and charts."""
+    """Where a job keeps its documents: profiles, plan, weights, program and charts."""
 
     path: Path
 
-    @property
-    def profile(self) -> Path:
-        """Scores; their arrays lie beside it."""
-        return self.path / "profile.json"
+    def profile(self, after: After = "nearest") -> Path:
+        """Scores of the weights that this makes of the options; their arrays lie beside it."""
+        return self.path / ("profile.json" if after == "nearest" else f"profile-{after}.json")
 
-    @property
-    def profiles(self) -> tuple[Path, Path]:
-        """Scores, and those of a second kind where two compete."""
-        return self.profile, self.path / "profile-2.json"
+    def profiles(self) -> list[Path]:
+        """The profiles that are there, those of nearest rounding first."""
+        places = [self.profile(after) for after in get_args(After)]
+        return [place for place in places if place.exists()]
+
+    def any_profile(self) -> Path:
+        """The profile that is there, that of nearest rounding before others."""
+        return next(iter(self.profiles()), self.profile())
 
     @property
     def parts(self) -> Path:

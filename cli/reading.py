@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import typer
 
 from ..allocator import read_frontier, read_plan
@@ -27,7 +29,7 @@ from .folder import RunFolder
 from .frontier import draw_frontier_chart, frontier_table
 from .inputs import source_of
 from .report import report_plan
-from .stages import Job
+from .stages import Job, own_profile
 from .tables import profile_table, quality_table
 
 __all__ = ["evaluate", "plot", "show"]
@@ -58,7 +60,7 @@ def evaluate(
 def show(document: DocumentArg = OUT, json_: JsonArg = False) -> None:
     """Print a plan, a profile or a measured frontier as a table."""
     reporter = Reporter()
-    path = document / "plan.json" if document.is_dir() else document
+    path = _most_finished(RunFolder(document)) if document.is_dir() else document
     if path.is_file() and path.name.startswith("profile"):
         scores, _ = read_profile(path)
         if json_:
@@ -79,11 +81,21 @@ def show(document: DocumentArg = OUT, json_: JsonArg = False) -> None:
 def plot(run: RunArg = OUT, quiet: QuietArg = False) -> None:
     """Draw the charts of a run again from its documents."""
     folder = RunFolder(run)
-    found = [read_profile(place) for place in folder.profiles if place.exists()]
     plan = read_plan(folder.plan) if folder.plan.exists() else None
-    of_plan = (each for each in found if plan and each[0].fingerprint.text() == plan.profile)
-    scores, arrays = next(of_plan, None) or (found[0] if found else read_profile(folder.profile))
+    reporter = Reporter(quiet)
+    found = own_profile(folder, plan) if plan is not None else read_profile(folder.any_profile())
+    if found is None:
+        reporter.warn(f"no profile in {run} is the plan's own, so that only the plan is drawn")
+    scores, arrays = found if found is not None else (None, None)
     charts = draw_charts(folder, scores, arrays, plan)
     if folder.frontier.exists():
         charts += draw_frontier_chart(folder, read_frontier(folder.frontier))
-    Reporter(quiet).say(f"wrote {', '.join(charts)} to {run}")
+    reporter.say(f"wrote {', '.join(charts)} to {run}")
+
+
+def _most_finished(folder: RunFolder) -> Path:
+    """The document of a run that says most: its plan, else its frontier, else its profile."""
+    for place in (folder.plan, folder.frontier, *folder.profiles()):
+        if place.exists():
+            return place
+    return folder.plan

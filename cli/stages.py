@@ -51,7 +51,7 @@ from .rivals import rivals
 from .scoring import Scoring
 from .tables import unused_line
 
-__all__ = ["Job"]
+__all__ = ["Job", "own_profile"]
 
 
 @dataclass
@@ -65,48 +65,36 @@ class Job:
     def profiles(
         self, inputs: Inputs, scoring: Scoring, *, force: bool
     ) -> list[tuple[Profile, ProfileArrays | None]]:
-        """The profile, or those that compete: from the folder what fits the inputs, else new ones."""
+        """The profile, or those that compete: from the folder what fits the inputs, else new ones.
+
+        Raises
+        ------
+        InputError
+            A profile in the folder is of other inputs, and `force` is not set; nothing was measured then.
+        """
         kinds = scoring.kinds()
-        if not any(place.exists() for place in self.folder.profiles):
-            places = self.folder.profiles[: len(kinds)]
-            return [self._measured(inputs, kind, at) for kind, at in zip(kinds, places, strict=True)]
-        wanted = [_fingerprint(inputs, kind) for kind in kinds]
-        found = [self._fitting(each) for each in wanted]
-        taken = [known[0] for known in found if known is not None]
-        free = [place for place in self.folder.profiles if place not in taken]
-        result = []
-        for kind, each, known in zip(kinds, wanted, found, strict=True):
-            if known is None:
-                where = free.pop(0)
-                self._check_free(where, each, force=force)
-                result.append(self._measured(inputs, kind, where))
-            else:
-                self.reporter.say(f"scores: {known[0]} fits and is used again")
-                result.append(known[1:])
-        return result
+        known = [self._known(inputs, kind, force=force) for kind in kinds]
+        return [found or self._measured(inputs, kind) for kind, found in zip(kinds, known, strict=True)]
 
-    def _fitting(self, wanted: Fingerprint) -> tuple[Path, Profile, ProfileArrays | None] | None:
-        """A profile in the folder that is of these inputs, and where it is."""
-        for place in self.folder.profiles:
-            with contextlib.suppress(InputError):
-                profile, arrays = read_profile(place)
-                check_profile(profile, wanted, str(place))
-                return place, profile, arrays
-        return None
+    def _known(
+        self, inputs: Inputs, scoring: Scoring, *, force: bool
+    ) -> tuple[Profile, ProfileArrays | None] | None:
+        """The profile of this kind in the folder; None where there is none, or by force."""
+        where = self.folder.profile(scoring.after)
+        if not where.exists():
+            return None
+        try:
+            profile, arrays = read_profile(where)
+            check_profile(profile, _fingerprint(inputs, scoring), str(where))
+        except InputError as error:
+            if not force:
+                raise
+            self.reporter.say(f"measuring again: {error}")
+            return None
+        self.reporter.say(f"scores: {where} fits and is used again")
+        return profile, arrays
 
-    def _check_free(self, where: Path, wanted: Fingerprint, *, force: bool) -> None:
-        """Refuse to replace a profile of other inputs, but by force."""
-        if where.exists():
-            try:
-                check_profile(read_profile(where)[0], wanted, str(where))
-            except InputError as error:
-                if not force:
-                    raise
-                self.reporter.say(f"measuring again: {error}")
-
-    def _measured(
-        self, inputs: Inputs, scoring: Scoring, where: Path
-    ) -> tuple[Profile, ProfileArrays | None]:
+    def _measured(self, inputs: Inputs, scoring: Scoring) -> tuple[Profile, ProfileArrays | None]:
         """A new profile."""
         network, data = inputs.network, inputs.calibration
         began = time.perf_counter()
@@ -128,7 +116,7 @@ class Job:
         except InputError:
             self.folder.drop_parts()
             raise
-        write_profile(where, profile, arrays)
+        write_profile(self.folder.profile(scoring.after), profile, arrays)
         self.folder.drop_parts()
         self._took("profile", began)
         if profile.unused:
@@ -251,14 +239,12 @@ class Job:
         InputError
             The profile at `path` is not the plan's.
         """
-        if path is None and plan.certificate is None:
-            return []
-        places = [place for place in self.folder.profiles if place.exists()] if path is None else [path]
-        for profile, _ in map(read_profile, places):
-            if profile.fingerprint.text() == plan.profile:
-                return [profile]
         if path is None:
-            return []
+            found = own_profile(self.folder, plan) if plan.certificate is not None else None
+            return [found[0]] if found is not None else []
+        profile, _ = read_profile(path)
+        if profile.fingerprint.text() == plan.profile:
+            return [profile]
         raise InputError(
             f"the plan was solved from profile {plan.profile}, but {path} is {profile.fingerprint.text()}; "
             "give the plan's own profile, or none"
@@ -374,6 +360,28 @@ class Job:
 
     def _took(self, stage: str, began: float) -> None:
         self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.perf_counter() - began, 3)
+
+
+def own_profile(folder: RunFolder, plan: Plan) -> tuple[Profile, ProfileArrays | None] | None:
+    """The profile in the folder that a plan was solved from; None where none is.
+
+    Raises
+    ------
+    InputError
+        None of those that can be read is, and there is one that cannot.
+    """
+    wrong = None
+    for place in folder.profiles():
+        try:
+            profile, arrays = read_profile(place)
+        except InputError as error:
+            wrong = wrong or error
+            continue
+        if profile.fingerprint.text() == plan.profile:
+            return profile, arrays
+    if wrong is not None:
+        raise wrong
+    return None
 
 
 def _fingerprint(inputs: Inputs, scoring: Scoring) -> Fingerprint:

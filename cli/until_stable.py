@@ -73,10 +73,10 @@ def stable_profile(
     start = _stored(inputs, scoring, folder, reporter, force=force)
     if start is not None and _is_finished(start[0], data, budgets, unit):
         profile, arrays = start
-        reporter.say(f"scores: {folder.profile} fits and is used again")
+        reporter.say(f"scores: {folder.profile()} fits and is used again")
     else:
         if start is not None:
-            reporter.say(f"scores: going on from the {start[0].samples:,} samples of {folder.profile}")
+            reporter.say(f"scores: going on from the {start[0].samples:,} samples of {folder.profile()}")
         try:
             with reporter.stage("scores") as progress:
                 profile, arrays = measure_until_stable(
@@ -95,7 +95,7 @@ def stable_profile(
         except InputError:
             folder.drop_parts()
             raise
-        write_profile(folder.profile, profile, arrays)
+        write_profile(folder.profile(), profile, arrays)
         folder.drop_parts()
     _conclude(profile, folder, reporter)
     return profile
@@ -105,7 +105,7 @@ def _stored(
     inputs: Inputs, scoring: Scoring, folder: RunFolder, reporter: Reporter, *, force: bool
 ) -> tuple[Profile, ProfileArrays] | None:
     """The profile in the folder, where it was measured on the first samples with the same settings."""
-    where, data = folder.profile, inputs.calibration
+    where, data = folder.profile(), inputs.calibration
     if not where.exists():
         return None
     try:

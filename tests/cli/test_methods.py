@@ -149,25 +149,48 @@ def test_plans_are_scored_after_gptq_where_the_method_goes_on_from_it(
     few += () if "--max-drop" in arguments else ("--budget", "4.5b")
     iterations = ("--iterations", "2") if {"brecq", "adaround"} & set(arguments) else ()
     assert allocate(*few, *arguments, *iterations, "--out", tmp_path / "run").code == 0
-    assert apportion.read_profile(tmp_path / "run" / "profile.json")[0].after == after
+    (path,) = (tmp_path / "run").glob("profile*.json")
+    assert apportion.read_profile(path)[0].after == after
 
 
-def test_scores_after_gptq_are_another_profile(allocate: Any, refused: Any, tmp_path: Path) -> None:
-    few = ("--samples", "16", "--options", "w2,w8")
-    assert allocate("profile", *few, "--after", "gptq", "--out", tmp_path / "run").code == 0
-    profile = apportion.read_profile(tmp_path / "run" / "profile.json")[0]
-    assert profile.after == "gptq"
-    assert "by GPTQ" in allocate("show", tmp_path / "run" / "profile.json").out
-    assert "measured with other inputs" in refused(
-        "profile", *few, "--after", "nearest", "--out", tmp_path / "run"
+def test_scores_after_gptq_are_another_profile_beside_that_of_nearest(
+    allocate: Any, contents: Any, tmp_path: Path
+) -> None:
+    run, few = tmp_path / "run", ("--samples", "16", "--options", "w2,w8")
+    assert allocate("profile", *few, "--after", "gptq", "--out", run).code == 0
+    assert apportion.read_profile(run / "profile-gptq.json")[0].after == "gptq"
+    assert "by GPTQ" in allocate("show", run / "profile-gptq.json").out
+    # The only one there is what a plan is solved from, and what is shown of the folder.
+    assert "by GPTQ" in allocate("show", run).out
+    solved = allocate("solve", "--budget", "5b", "--unit", "layer", "--json", "--out", run)
+    assert (
+        solved.json["plan"]["profile"]
+        == apportion.read_profile(run / "profile-gptq.json")[0].fingerprint.text()
     )
+    before = contents(run)
+    assert allocate("profile", *few, "--after", "nearest", "--out", run).code == 0
+    assert apportion.read_profile(run / "profile.json")[0].after == "nearest"
+    assert before.items() <= contents(run).items()
+    again = allocate("solve", "--budget", "5b", "--unit", "layer", "--force", "--out", run)
+    assert "profile-gptq.json takes those" in " ".join(again.err.split())
+
+
+def test_any_method_goes_on_in_the_folder_of_a_profile(allocate: Any, tmp_path: Path) -> None:
+    few = ("--samples", "16", "--options", "w2,w8", "--out", tmp_path / "run")
+    assert allocate("profile", *few).code == 0
+    for job in ("frontier", "--count", "2"), ("--budget", "5b", "--method", "gptq"):
+        assert allocate(*job, *few).code == 0
+    assert {path.name for path in (tmp_path / "run").glob("profile*.json")} == {
+        "profile.json",
+        "profile-gptq.json",
+    }
 
 
 @pytest.mark.parametrize("after", ["adaquant", "brecq"])
 def test_scores_may_be_of_what_a_dear_method_makes(allocate: Any, tmp_path: Path, after: str) -> None:
     few = ("--samples", "16", "--options", "w2,w4")
     assert allocate("profile", *few, "--after", after, "--out", tmp_path / after).code == 0
-    profile = apportion.read_profile(tmp_path / after / "profile.json")[0]
+    profile = apportion.read_profile(tmp_path / after / f"profile-{after}.json")[0]
     assert profile.after == after
 
 
@@ -181,7 +204,7 @@ def test_plans_by_two_kinds_of_scores_compete_and_the_better_is_kept(
     assert plan.reconstruction is not None
     scores = plan.reconstruction.scores
     assert list(scores) == ["nearest", "gptq"]
-    profiles = [apportion.read_profile(tmp_path / "auto" / f"profile{end}.json")[0] for end in ("", "-2")]
+    profiles = [apportion.read_profile(tmp_path / "auto" / f"profile{end}.json")[0] for end in ("", "-gptq")]
     assert [profile.after for profile in profiles] == list(scores)
     better = min(profiles, key=lambda profile: scores[profile.after])
     assert plan.profile == better.fingerprint.text()

@@ -73,19 +73,21 @@ def test_profiles_of_both_kinds_are_found_again_whichever_was_measured_first(
     common = ("--budget", "3b", "--json", *out)
     first = allocate(*common, "--method", "gptq")
     assert first.code == 0, first
-    assert apportion.read_profile(tmp_path / "run" / "profile.json")[0].after == "gptq"
+    assert apportion.read_profile(tmp_path / "run" / "profile-gptq.json")[0].after == "gptq"
     both = allocate(*common)
-    assert "profile.json fits and is used again" in both.err
-    assert apportion.read_profile(tmp_path / "run" / "profile-2.json")[0].after == "nearest"
-    for asked, name in ((), "profile"), (("--method", "nearest"), "profile-2"):
+    assert "profile-gptq.json fits and is used again" in both.err
+    assert apportion.read_profile(tmp_path / "run" / "profile.json")[0].after == "nearest"
+    for asked, name in ((), "profile-gptq"), (("--method", "nearest"), "profile"):
         again = allocate(*common, *asked)
         assert f"{name}.json fits and is used again" in again.err
         assert "profile" not in again.json["seconds"]
-    # The plan in the folder is now of the second one, from which its charts and its uniform rival follow.
+    # The plan in the folder is now of nearest scores, from which its charts and its uniform rival follow,
+    # whatever is wrong with the other profile.
+    (tmp_path / "run" / "profile-gptq.safetensors").unlink()
     assert allocate("plot", tmp_path / "run").code == 0
     made = allocate("finalize", "--method", "nearest", *out[2:5], "--samples", "64", "--json").json
     assert made["plan"]["guard"] is not None
-    assert "is used again" in allocate("frontier", "--count", "2", *out).err
+    assert "measuring again" in allocate("frontier", "--count", "2", *out).err
 
 
 def test_quiet_says_nothing_but_the_result(allocate: Any, fast: tuple[str, ...], profiled: Path) -> None:
