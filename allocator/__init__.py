@@ -42,6 +42,7 @@ from .plan import (
     Refinement,
     assignment_digest,
     check_layers,
+    problem_digest,
     read_plan,
     write_plan,
 )
@@ -141,6 +142,7 @@ __all__ = [
     "peak_bits",
     "peak_limits",
     "plan_data",
+    "problem_digest",
     "read_constraints",
     "read_frontier",
     "read_plan",

@@ -8,6 +8,7 @@ budgets and constraints checked again, by who uses it.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
@@ -33,6 +34,7 @@ __all__ = [
     "Refinement",
     "assignment_digest",
     "check_layers",
+    "problem_digest",
     "read_plan",
     "write_plan",
 ]
@@ -182,7 +184,7 @@ class Plan(Document):
 
     Parameters
     ----------
-    version : 3
+    version : 4
         Version of this document's form.
     preset : str, optional
         The bundle of settings that was asked for; options on the command line may have changed some of them.
@@ -228,7 +230,7 @@ class Plan(Document):
         What is in memory at the operations where it can be most, where there are `activations`.
     """
 
-    version: Literal[3] = 3
+    version: Literal[4] = 4
     preset: Text | None = None
     unit: Text
     budgets: tuple[Text, ...] = Field(min_length=1)
@@ -311,6 +313,15 @@ def assignment_digest(layers: Sequence[LayerPlan], activations: Sequence[Activat
     for value in activations:
         digest.update(f"{value.name}:{value.option};".encode())
     return digest.hexdigest()[:16]
+
+
+def problem_digest(
+    budgets: Sequence[str], constraints: Constraints | None, tables: Mapping[str, Any] | None
+) -> str:
+    """SHA-256 over what a choice must keep, 16 hexadecimal digits."""
+    rules = None if constraints is None else constraints.model_dump(mode="json")
+    text = json.dumps([list(budgets), rules, tables or None], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def read_plan(path: Path) -> Plan:

@@ -50,6 +50,9 @@ class Certificate(BaseModel):
     objective_form : "additive", "block" or "joint"
         Which loss is meant by `objective` and `bound`: the sum of the units' own losses, or the joint one
         that holds the interactions between units too.
+    problem : str, optional
+        Digest of the budgets, constraints and tables of the plan that it certifies, by which an edit of these
+        is noticed; see `problem_digest`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -62,6 +65,7 @@ class Certificate(BaseModel):
     solver: str
     shadow_prices: dict[str, Annotated[float, Field(ge=0)]]
     objective_form: Literal["additive", "block", "joint"] = "additive"
+    problem: str | None = None
 
     @classmethod
     def from_gap(

@@ -18,6 +18,7 @@ from ..allocator import (
     further_costs,
     layer_activations,
     parse_unit,
+    problem_digest,
 )
 from ..errors import InputError
 from ..quantizer import option_names, parse_option, stored_bits, weight_part
@@ -26,7 +27,7 @@ __all__ = ["accept_edits"]
 
 
 def accept_edits(plan: Plan) -> Plan:
-    """The plan as it stands, or, where its options were edited, with sizes and complexity counted again.
+    """The plan as it stands, or, where it was edited, with sizes and complexity counted again.
 
     An edited plan has no certificate, guard or measurement any more. Its predicted losses are those of
     the unedited plan's scores only where the layer was not touched, so the sum is kept as it was written.
@@ -39,6 +40,9 @@ def accept_edits(plan: Plan) -> Plan:
     """
     layers = tuple(_counted(plan, layer) for layer in plan.layers)
     untouched = assignment_digest(layers, plan.activations) == plan.assignment and layers == plan.layers
+    if plan.certificate is not None:
+        asked = problem_digest(plan.budgets, plan.constraints, plan.tables)
+        untouched = untouched and plan.certificate.problem == asked
     accepted = plan if untouched else _edited(_with_bit_operations(plan), layers)
     rules = converted(accepted.constraints or Constraints(), weight_part)
     check_rules(accepted.model_copy(update={"constraints": rules}), option_names)

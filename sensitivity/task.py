@@ -29,6 +29,7 @@ from ..allocator import (
     layer_widths,
     match_layers,
     parse_unit,
+    problem_digest,
     solve_multi,
 )
 from ..errors import InputError
@@ -282,11 +283,15 @@ def build_plan(
     weights = sum(layer.size_bits for layer in layers)
     found = profile.activations
     activations = () if found is None else found.planned(widths)
+    tables_ = {table.name: table.as_document() for table in tables} or None
+    if certificate is not None:
+        problem = problem_digest(budgets, constraints, tables_)
+        certificate = certificate.model_copy(update={"problem": problem})
     plan = Plan(
         unit=str(parsed),
         budgets=budgets,
         constraints=constraints,
-        tables={table.name: table.as_document() for table in tables} or None,
+        tables=tables_,
         complexity=Complexity(
             size_bits=weights + profile.fixed_bits,
             average_bits=weights / profile.weight_count,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from apportion.allocator import Plan, assignment_digest, read_plan, write_plan
+from apportion.allocator import Constraints, Plan, assignment_digest, problem_digest, read_plan, write_plan
 from apportion.errors import InputError
 from apportion.quantizer import parse_option, stored_bits
 from apportion.reconstruct import accept_edits
@@ -27,7 +27,14 @@ def edited(plan: Plan, name: str, **update: Any) -> Plan:
 @pytest.fixture(scope="module")
 def channel_plan(profile: tuple[Profile, ProfileArrays], plan: Plan) -> Plan:
     """A plan with a little room in its budget, in which channels may be edited."""
-    return plan.model_copy(update={"unit": "channel", "budgets": ("4.2b",)})
+    return _certified(plan.model_copy(update={"unit": "channel", "budgets": ("4.2b",)}))
+
+
+def _certified(plan: Plan) -> Plan:
+    """The plan as if it had been solved under the budgets and rules that it states."""
+    assert plan.certificate is not None
+    problem = problem_digest(plan.budgets, plan.constraints, plan.tables)
+    return plan.model_copy(update={"certificate": plan.certificate.model_copy(update={"problem": problem})})
 
 
 @pytest.mark.parametrize("budget", ["3.5b", "4b", "60KB"])
@@ -59,6 +66,19 @@ def test_an_edit_counts_again_and_drops_what_no_longer_holds(channel_plan: Plan)
     assert accept_edits(accepted) is accepted
 
 
+@pytest.mark.parametrize(
+    "edit", [{"budgets": ("4.5b",)}, {"constraints": None}, {"constraints": Constraints(exclude=("other",))}]
+)
+def test_a_proof_ends_with_the_budgets_and_rules_that_it_is_about(
+    profile: tuple[Profile, ProfileArrays], edit: dict[str, Any]
+) -> None:
+    plan = solve_plan(*profile, "4b", "layer", constraints=Constraints(forbid={"stem": ("w2",)}))
+    assert accept_edits(plan) is plan
+    accepted = accept_edits(plan.model_copy(update=edit))
+    assert accepted.certificate is None
+    assert accepted.layers == plan.layers
+
+
 def test_channels_of_an_edited_layer_pay_for_the_codes_that_name_their_options(channel_plan: Plan) -> None:
     accepted = accept_edits(edited(channel_plan, "stem", strips={"w2": "0-3", "w8": "4-15"}))
     layer = next(layer for layer in accepted.layers if layer.name == "stem")
@@ -88,7 +108,8 @@ def test_an_option_outside_the_plans_set_is_refused_with_the_layer(plan: Plan, o
 
 def limited(plan: Plan, **update: Any) -> Plan:
     """A plan with other limits, in which nothing was edited."""
-    return Plan.model_validate(plan.model_dump(exclude_none=True) | update)
+    found = Plan.model_validate(plan.model_dump(exclude_none=True) | update)
+    return _certified(found)
 
 
 def test_an_edit_against_a_constraint_names_the_rule(plan: Plan) -> None:
