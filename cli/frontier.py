@@ -13,7 +13,7 @@ from ..allocator import (
     save_figure,
     write_frontier,
 )
-from ..errors import InputError
+from ..errors import InfeasibleError, InputError
 from ..quantizer import PointFit, RangeSearch, Rounding, StepSearch
 from ..reconstruct import MethodName
 from ..sensitivity import Labels, check_feasible
@@ -154,14 +154,18 @@ def frontier(
     job = Job(folder, reporter)
     inputs = source.load().without(limits.constraints.exclude)
     scoring = scoring.suited(inputs.network)
-    check_feasible(
-        inputs.network,
-        scoring.options,
-        start or ANY_SIZE,
-        "layer" if unit == "auto" else unit,
-        constraints=limits.constraints,
-        activations=scoring.activations,
-    )
+    for name, budget in ("--from", start or ANY_SIZE), ("--to", end or ANY_SIZE):
+        try:
+            check_feasible(
+                inputs.network,
+                scoring.options,
+                budget,
+                "layer" if unit == "auto" else unit,
+                constraints=limits.constraints,
+                activations=scoring.activations,
+            )
+        except InfeasibleError as error:
+            raise InfeasibleError(f"{name}: {error}") from error
     ((profile, arrays),) = job.profiles(inputs, scoring, force=force)
     measured = measure_frontier(
         profile,

@@ -162,7 +162,11 @@ def solve(
     if not limits.budgets:
         raise InputError("say how much may be spent: --budget 4b, or 300KiB, or 25%")
     reporter, folder = Reporter(quiet), RunFolder(out)
-    scores, arrays = read_profile(profile or folder.profile)
+    where = profile or folder.any_profile()
+    scores, arrays = read_profile(where)
+    others = [place for place in folder.profiles() if place != where] if profile is None else []
+    if others:
+        reporter.say(f"scores: {where}; others are there too, --profile {others[0]} takes those")
     plan = solve_plan(
         scores,
         arrays,
@@ -219,7 +223,8 @@ def finalize(
     stored = read_plan(plan or folder.plan)
     folder.prepare(folder.finished()[1:] if plan is None else folder.finished(), force=force)
     inputs = source.load().without(stored.constraints.exclude if stored.constraints else ())
-    chosen = job.edited(stored, inputs.network)
+    # What a search measured, and what a preset did, were other weights.
+    chosen = job.edited(stored, inputs.network).model_copy(update={"search": None, "preset": None})
     judged = job.finalize(inputs, job.profiles_of(chosen, profile), [chosen], making)
     kept = judged.kept.plan
     held_out = job.judge_held_out(inputs, [judged.kept.finalized])

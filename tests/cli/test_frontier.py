@@ -40,7 +40,7 @@ def test_plans_rise_from_the_first_budget_to_the_last_within_each(measured_run: 
 def test_the_frontier_is_that_of_the_profile_beside_it(measured_run: Path) -> None:
     frontier, (profile, _) = (
         read_frontier(measured_run / "frontier.json"),
-        read_profile(measured_run / "profile.json"),
+        read_profile(measured_run / "profile-gptq.json"),
     )
     assert frontier.profile == profile.fingerprint.text()
     assert (frontier.fixed_bits, frontier.weight_count) == (profile.fixed_bits, profile.weight_count)
@@ -107,13 +107,14 @@ def test_an_impossible_stretch_is_named_before_any_work(
     assert reason in refused("frontier", "--out", tmp_path / "run", *fast, *arguments)
 
 
-def test_an_end_below_the_least_is_refused_with_the_least(
-    allocate: Any, fast: tuple[str, ...], tmp_path: Path
+def test_an_end_below_the_least_is_refused_with_the_least_before_anything_is_scored(
+    refused: Any, fast: tuple[str, ...], tmp_path: Path
 ) -> None:
-    outcome = allocate("frontier", "--to", "1b", "--out", tmp_path / "run", *fast)
-    assert outcome.code == 2
-    assert "--to 1b is below what the options can reach" in outcome.err
-    assert not (tmp_path / "run" / "frontier.json").exists()
+    message = refused("frontier", "--to", "1b", "--out", tmp_path / "run", *fast)
+    assert "--to: " in message
+    assert "1b" in message
+    assert "can reach per layer: from 2.095b" in message
+    assert not (tmp_path / "run").exists()
 
 
 def test_budgets_in_a_file_of_constraints_are_refused(

@@ -188,7 +188,7 @@ def test_a_limit_out_of_reach_names_the_best_that_was_measured(
     assert "--options" in outcome.err
     # Scores are kept for the next try; there is no plan.
     assert not (tmp_path / "run" / "plan.json").exists()
-    assert (tmp_path / "run" / "profile.json").exists()
+    assert (tmp_path / "run" / "profile-gptq.json").exists()
 
 
 def test_an_edit_ends_what_the_search_found(allocate: Any, fast: tuple[str, ...], tmp_path: Path) -> None:
@@ -200,4 +200,16 @@ def test_an_edit_ends_what_the_search_found(allocate: Any, fast: tuple[str, ...]
     (out / "plan.json").write_text(json.dumps(plan))
     outcome = allocate("finalize", "--force", "--samples", "64", "--out", out)
     assert outcome.code == 0, outcome
+    assert apportion.read_plan(out / "plan.json").search is None
+
+
+def test_other_weights_end_what_the_search_measured(
+    allocate: Any, fast: tuple[str, ...], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    assert allocate("--max-drop", "0.02kl", "--unit", "layer", "--out", out, *fast).code == 0
+    assert apportion.read_plan(out / "plan.json").search is not None
+    outcome = allocate("finalize", "--force", "--method", "nearest", "--samples", "64", "--out", out)
+    assert outcome.code == 0, outcome
+    assert "least size found" not in outcome.out
     assert apportion.read_plan(out / "plan.json").search is None
