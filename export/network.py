@@ -14,7 +14,7 @@ __all__ = ["PROGRAM", "WEIGHTS", "load", "save_network"]
 WEIGHTS, PROGRAM = "weights.safetensors", "program.json"
 
 
-def save_network(folder: Path, network: Network, plan: Plan, finalized: Finalized) -> None:
+def save_network(folder: str | Path, network: Network, plan: Plan, finalized: Finalized) -> None:
     """Write ``weights.safetensors`` (packed) and ``program.json`` (the graph without weights) to a folder.
 
     Raises
@@ -22,8 +22,8 @@ def save_network(folder: Path, network: Network, plan: Plan, finalized: Finalize
     InputError
         The folder cannot be written, or the program holds operators that are not PyTorch's own.
     """
-    save_program(network, folder / PROGRAM)
-    write_packed(folder / WEIGHTS, network, plan, finalized)
+    save_program(network, Path(folder) / PROGRAM)
+    write_packed(Path(folder) / WEIGHTS, network, plan, finalized)
 
 
 def load(folder: str | Path, *, memory_bytes: int | None = None) -> Network:

@@ -41,6 +41,7 @@ def to_inputs(
     pixels: bool = False,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    numbers: Sequence[int] | None = None,
 ) -> Tensor:
     """Inputs for a network.
 
@@ -48,6 +49,11 @@ def to_inputs(
     `(samples, height, width[, channels])` and becomes float32 `(samples, channels, height, width)` divided
     by 255; floats become float32; other integers are token ids and become int64. Then
     `(x - mean) / std` for anything but ids, along the first axis after the samples.
+
+    Parameters
+    ----------
+    numbers : sequence of int, optional
+        By which number each sample is known to who gave it; default: its place.
 
     Raises
     ------
@@ -77,10 +83,11 @@ def to_inputs(
     values = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
     finite = torch.isfinite(values)
     if not finite.all():
-        sample = int((~finite).flatten(1).any(dim=1).nonzero()[0])
+        places = (~finite).flatten(1).any(dim=1).nonzero()[:, 0].tolist()
+        first = min(places if numbers is None else (numbers[place] for place in places))
         raise InputError(
             f"{what} has {int((~finite).sum()):,} values that are NaN or infinite, the first in "
-            f"sample {sample}; remove these samples"
+            f"sample {first} (counted from 0); remove these samples"
         )
     shift, scale = _per_channel(mean, values, "mean", what), _per_channel(std, values, "std", what)
     if shift is not None:

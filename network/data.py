@@ -153,12 +153,13 @@ def load_data(
             f"{spec} has labels of shape {raw.labels.shape} for inputs of shape {raw.inputs.shape}; "
             "give one label for each input"
         )
+    order = None
     if limit is not None and not raw.limited:
         order = spread_order(len(raw.inputs))[:limit]
         labels = None if raw.labels is None else raw.labels[order]
         raw = replace(raw, inputs=raw.inputs[order], labels=labels)
     return Data(
-        inputs=to_inputs(raw.inputs[:limit], spec, pixels=raw.pixels, mean=mean, std=std),
+        inputs=to_inputs(raw.inputs[:limit], spec, pixels=raw.pixels, mean=mean, std=std, numbers=order),
         labels=None if raw.labels is None else to_labels(raw.labels[:limit], spec),
         name=spec,
     )
@@ -171,7 +172,7 @@ def check_data(network: Network, data: Data) -> None:
     ------
     InputError
         The inputs have another shape or type than the network was captured with, the network fails on
-        them, its output is not finite, or labels are not classes of its output.
+        them, its output is not finite or is of one class, or labels are not classes of its output.
     """
     if len(network.inputs) != 1:
         raise InputError(
@@ -192,6 +193,12 @@ def check_data(network: Network, data: Data) -> None:
         raise InputError(f"{data.name}: the network fails on sample {sample}: {message_of(error)}") from error
     if not torch.isfinite(output).all():
         raise InputError(f"{data.name}: the network's output for sample {sample} is NaN or infinite")
+    if output.shape[-1] < 2:
+        raise InputError(
+            f"{data.name}: the network's output for a sample has shape {tuple(output.shape[1:])}, which is "
+            "one class; what quantizing costs is the change of the probabilities of classes, and that of one "
+            "class is always 1. Give a network that returns (samples, ..., classes), two classes or more"
+        )
     if data.labels is None:
         return
     positions, classes = tuple(output.shape[1:-1]), output.shape[-1]

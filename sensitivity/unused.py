@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from ..network import Data, Layer, LayerCall, Network, batches
 from ..quantizer import Option, Quantizer
 from .candidates import cut_of, layer_options, perturbations
@@ -68,6 +69,11 @@ def find_floors(
     cut : str, optional
         What the strips are, see `LayerCut`.
 
+    Raises
+    ------
+    InputError
+        No layer but embeddings has a score above zero.
+
     References
     ----------
     I. J. Good, "The population frequencies of species and the estimation of population parameters",
@@ -89,6 +95,13 @@ def find_floors(
     unused: dict[str, int] = {}
     if not dead and not tables:
         return Floors(floors, unused)
+    scored = [layer for layer in layers if layer not in dead and layer.kind != "embedding"]
+    if dead and not scored:
+        raise InputError(
+            f"no option changes the network's output on data '{data.name}', so that nothing says what they "
+            "cost; check that its output depends on its inputs there, and that the probabilities of its "
+            "classes are not all exactly 0 or 1"
+        )
     uses = _uses(network, data, tables)
     errors: dict[str, Tensor] = {}
 
@@ -104,7 +117,6 @@ def find_floors(
             cost = own[layer.name].sum(0) / (count[:, None] * error(layer)).sum(0).clamp_min(1e-300)
             expected = min(1.0, max(1, int((count == 1).sum())) / int(missing.sum()))
         else:
-            scored = [each for each in layers if each not in dead and each.kind != "embedding"]
             like = [each for each in scored if _family(each) == _family(layer)] or scored
             missing, expected = torch.ones(len(own[layer.name]), dtype=torch.bool), 1.0
             spent = sum(float(uses[each.name]) * error(each).sum(0) for each in like)

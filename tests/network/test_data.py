@@ -242,6 +242,21 @@ def test_data_that_does_not_fit_the_network_is_refused(
         check_data(mixed_network, Data(inputs, labels, "images"))
 
 
+def test_an_output_of_one_class_is_refused() -> None:
+    network = capture(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 1)), torch.zeros(2, 4))
+    with pytest.raises(InputError, match="two classes or more"):
+        check_data(network, Data(torch.zeros(2, 4), None, "rows"))
+
+
+def test_the_sample_that_is_not_finite_is_named_by_its_place_in_the_file(tmp_path: Path) -> None:
+    inputs = np.zeros((96, 2), np.float32)
+    inputs[3, 1] = np.nan
+    np.savez(tmp_path / "data.npz", inputs=inputs)
+    for limit in (None, 96, 512):
+        with pytest.raises(InputError, match=r"the first in sample 3 \(counted from 0\)"):
+            load_data(str(tmp_path / "data.npz"), limit=limit)
+
+
 def test_a_token_id_outside_the_table_is_found_in_any_sample() -> None:
     network = capture(nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 10)), torch.randint(0, 10, (2, 3)))
     ids = torch.zeros(5, 3, dtype=torch.int64)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from apportion.errors import InputError
 from apportion.network import Data, Network, capture
 from apportion.quantizer import Quantizer, parse_options
 from apportion.sensitivity import FisherSettings, Profile, ProfileArrays, measure_profile, solve_plan
@@ -104,3 +105,13 @@ def test_floors_have_no_products(network: Network, ids: Tensor) -> None:
     factors = unit_factors(pose_task(profile, arrays, "6b", "channel"))
     assert not factors[:, 12:20].any()
     assert not factors[:, 28:36].any()
+
+
+def test_a_network_whose_output_nothing_changes_is_refused(ids: Tensor) -> None:
+    class Certain(Words):
+        def forward(self, ids: Tensor) -> Tensor:
+            return super().forward(ids) * 0 + torch.tensor([1e4, 0, 0, 0, 0, 0])
+
+    network = capture(Certain().eval(), torch.zeros(2, 7, dtype=torch.int64))
+    with pytest.raises(InputError, match="no option changes the network's output on data 'ids'"):
+        measured(network, ids)
