@@ -1,12 +1,12 @@
-"""What GPTQ is worth on images it has not seen, and what its two safeguards contribute.
+"""What GPTQ is worth on images it has not seen, and what its three safeguards contribute.
 
     python benchmarks/gptq.py
     python benchmarks/gptq.py vit_tiny_in1k
 
-One option for all layers but the first and the last, which have 8 bits. *No float target*: every layer aims
-at its float weight's output on the inputs of the quantized network, not at the float network's output.
-*Positions alike*: tokens and pixels of outlying size count in full. Each network is measured on its own and
-kept.
+One option for all layers but the first and the last, which have 8 bits or the same too. *No float target*:
+every layer aims at its float weight's output on the inputs of the quantized network, not at the float
+network's output. *Positions alike*: tokens and pixels of outlying size count in full. *Damped alike*: every
+Gram matrix is damped by 0.01 of the mean of its diagonal. Each network is measured on its own and kept.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from methods import uniform_plan
+from methods import ENDS, uniform_plan
 from networks import MOBILENET, NETWORKS, RESNET, VIT, load_subject
 from report import RESULTS, Table, write_report
 
 from apportion.network import float_logits
 from apportion.reconstruct import Gptq, Method, Nearest, measure_finalized
 
-BITS = (2, 3, 4)
+PLANS = {"w2": ENDS, "w3": ENDS, "w4": ENDS, "w3, ends too": "w3", "w4, ends too": "w4"}
+"""Plans, each with the option of the first and the last layer."""
 SAMPLES = {RESNET: 512, MOBILENET: 128, VIT: 128}
 KEPT = RESULTS / "gptq.json"
 ROWS: dict[str, tuple[Method, Callable[[], AbstractContextManager[Any]]]] = {
@@ -35,6 +36,7 @@ ROWS: dict[str, tuple[Method, Callable[[], AbstractContextManager[Any]]]] = {
     "GPTQ": (Gptq(), nullcontext),
     "GPTQ, no float target": (Gptq(float_target=False), nullcontext),
     "GPTQ, positions alike": (Gptq(), lambda: patch("apportion.reconstruct.gram.MOST_ENERGY", math.inf)),
+    "GPTQ, damped alike": (Gptq(), lambda: patch("apportion.reconstruct.damping.MOST", 0.0)),
 }
 
 
@@ -59,49 +61,57 @@ def measure(name: str) -> dict[str, Any]:
     network, data = subject.network, subject.calibration
     reference = float_logits(network, subject.held_out)
     rows: dict[str, dict[str, Any]] = {row: {} for row in ROWS}
-    for bits in BITS:
-        plan = uniform_plan(network, f"w{bits}")
+    for asked, ends in PLANS.items():
+        plan = uniform_plan(network, asked.split(",")[0], ends)
         for row, (method, setting) in ROWS.items():
             with setting():
                 finalized = method.finalize(network, plan, data)
             quality = measure_finalized(network, finalized, subject.held_out, reference)
-            rows[row][str(bits)] = {
+            rows[row][asked] = {
                 "kl": quality.loss,
                 "accuracy": quality.accuracy,
                 "calibration_kl": measure_finalized(network, finalized, data).loss,
             }
-            print(name, bits, row, rows[row][str(bits)], flush=True)
+            print(name, asked, row, rows[row][asked], flush=True)
     return {"samples": len(data.inputs), "held_out": subject.held_out.name, "rows": rows}
+
+
+def _lines(case: dict[str, Any], key: str, scale: float = 1.0) -> list[list[Any]]:
+    return [[row, *(scale * cells[plan][key] for plan in PLANS)] for row, cells in case["rows"].items()]
 
 
 def _kept() -> dict[str, Any]:
     found: dict[str, Any] = json.loads(KEPT.read_text())["data"]["networks"] if KEPT.exists() else {}
-    return found
+    rows = {row: set(PLANS) for row in ROWS}
+    return {
+        name: case
+        for name, case in found.items()
+        if {row: set(cells) for row, cells in case["rows"].items()} == rows
+    }
 
 
 def _write(found: dict[str, Any]) -> None:
     tables = []
     for name in (name for name in NETWORKS if name in found):
         case = found[name]
-        lines = [
-            [
-                row,
-                *(cell[str(bits)]["kl"] for bits in BITS),
-                *(round(100 * cell[str(bits)]["accuracy"], 2) for bits in BITS),
-                *(cell[str(bits)]["calibration_kl"] for bits in BITS),
-            ]
-            for row, cell in case["rows"].items()
-        ]
-        header = ["weights by"]
-        header += [f"{what} w{bits}" for what in ("KL,", "top-1,", "KL seen,") for bits in BITS]
         title = f"{name}, {case['samples']} calibration images, judged on {case['held_out']}"
-        tables.append(Table(title, header, lines))
+        tables += [
+            Table(f"KL, {title}", ["weights by", *PLANS], _lines(case, "kl")),
+            Table(
+                f"KL on the calibration images, {name}",
+                ["weights by", *PLANS],
+                _lines(case, "calibration_kl"),
+            ),
+            Table(f"Top-1 in percent, {name}", ["weights by", *PLANS], _lines(case, "accuracy", 100)),
+        ]
     notes = [
-        "First and last layer of 8 bits, one option for all others. KL to the float network on images that "
-        "GPTQ has not seen; *KL seen* is that on its own. *No float target*: layers aim at what their float "
-        "weights give on the quantized network's inputs; else at the float network's output, as far as one "
-        "half of the images confirms what is fitted to the other half. *Positions alike*: tokens and pixels "
-        "of outlying size count in full, not as three that are above nine in ten.",
+        "First and last layer of 8 bits, or as all others where it says so. KL to the float network on "
+        "images that GPTQ has not seen. *No float target*: layers aim at what their float weights give on "
+        "the quantized network's inputs; else at the float network's output, as far as one half of the "
+        "images confirms what is fitted to the other half. *Positions alike*: tokens and pixels of "
+        "outlying size count in full, not as three that are above nine in ten. *Damped alike*: every Gram "
+        "matrix is damped by 0.01 of the mean of its diagonal; else by that times the power of ten at "
+        "which GPTQ of one half of the images is expected to leave the least error on the other.",
     ]
     write_report(
         "gptq", "GPTQ and its safeguards", "python benchmarks/gptq.py", tables, notes, {"networks": found}
