@@ -20,7 +20,7 @@ from .liveness import LiveValues, live_values
 from .load import load_model, text_form
 from .network import InputShape, Network
 from .order import spread_order
-from .outputs import batches, finite_outputs, float_logits
+from .outputs import batch_size, batches, finite_outputs, float_logits
 from .paired import PairedDrop, accuracy_drop, mean_drop, perplexity_rise
 from .program import load_program, save_program
 from .quality import (
@@ -32,6 +32,7 @@ from .quality import (
     measure_samples,
 )
 from .replay import Replay
+from .sample_axis import SAMPLES_FIRST, SampleAxis, different_samples, is_by_sample, sample_axes
 from .schedule import Values
 from .segments import Segment, cut_segments, kept_values, learned_values
 from .site_samples import SiteSample, sample_sites
@@ -41,6 +42,7 @@ from .tokens import with_next_tokens
 
 __all__ = [
     "ACTIVATION_BATCH",
+    "SAMPLES_FIRST",
     "ActivationStore",
     "Activations",
     "Block",
@@ -54,6 +56,7 @@ __all__ = [
     "Quality",
     "Reader",
     "Replay",
+    "SampleAxis",
     "SampleQuality",
     "Segment",
     "Site",
@@ -63,10 +66,12 @@ __all__ = [
     "accuracy_drop",
     "activation_entries",
     "activation_key",
+    "batch_size",
     "batches",
     "capture",
     "check_data",
     "cut_segments",
+    "different_samples",
     "dynamic_activation",
     "find_sites",
     "fingerprint",
@@ -75,6 +80,7 @@ __all__ = [
     "from_rows",
     "give_back_freed_memory",
     "is_activation_key",
+    "is_by_sample",
     "kept_values",
     "kl_divergence",
     "learned_values",
@@ -91,6 +97,7 @@ __all__ = [
     "picked",
     "quantize_activation",
     "rows",
+    "sample_axes",
     "sample_sites",
     "save_program",
     "spread_order",

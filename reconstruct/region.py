@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from ..network import Network, activation_entries, is_activation_key, picked
+from ..network import Network, activation_entries, is_activation_key, is_by_sample, picked
 
 __all__ = ["Region", "region_between"]
 
@@ -61,21 +61,18 @@ class Region:
         # Of the network's own inputs the region takes sizes alone.
         return value in self.network.schedule.position or (value == inputs[0] and self.reads_entry)
 
-    def is_by_sample(self, values: Tensor, inputs: Tensor) -> bool:
-        """Whether the value at the exit has its samples first, perhaps folded with the axis after them.
+    def is_by_sample(self, pair: Tensor) -> bool:
+        """Whether the value at the exit has its samples first, see `is_by_sample`; entered by the inputs.
 
         Parameters
         ----------
-        values, inputs : Tensor, shape (1, ...)
-            Of one sample.
+        pair : Tensor
+            Two different samples of the network's inputs.
         """
         if not self.reads_entry:
             return False
         with torch.inference_mode():
-            one, two, three = (
-                self.run(torch.cat([values] * count), torch.cat([inputs] * count)) for count in (1, 2, 3)
-            )
-        return one.ndim > 0 and len(two) == 2 * len(one) and len(three) == 3 * len(one)
+            return is_by_sample(*(self.run(each, each) for each in (pair[:1], pair, pair[[0, 1, 0]])))
 
 
 def region_between(network: Network, entry: str, exit_: str) -> Region:

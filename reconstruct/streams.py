@@ -9,7 +9,18 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..network import Activations, ActivationStore, Block, Data, Layer, Network, activation_key, from_rows
+from ..network import (
+    Activations,
+    ActivationStore,
+    Block,
+    Data,
+    Layer,
+    Network,
+    activation_key,
+    different_samples,
+    from_rows,
+    is_by_sample,
+)
 from .finalize import StoredLayer
 from .region import Region, region_between
 
@@ -120,8 +131,8 @@ def walkable_blocks(network: Network, data: Data) -> tuple[Block, ...]:
     """The network's blocks, joined where the value between two of them has not its samples first."""
     if len(network.schedule.inputs) != 1:
         return network.blocks
-    one = data.inputs[:1].to(network.device)
-    inputs = [torch.cat([one] * count) for count in (1, 2, 3)]
+    pair = different_samples(data.inputs).to(network.device)
+    inputs = [pair[:1], pair, pair[[0, 1, 0]]]
     first = region_between(network, network.schedule.inputs[0], network.blocks[0].entry)
     with torch.inference_mode():
         values = [first.run(each, each) for each in inputs]
@@ -132,14 +143,9 @@ def walkable_blocks(network: Network, data: Data) -> tuple[Block, ...]:
         with torch.inference_mode():
             values = [region.run(*pair) for pair in zip(values, inputs, strict=True)]
         block = each if open_ is None else Block(open_.entry, each.exit, (*open_.layers, *each.layers))
-        if block.exit == network.schedule.output or (region.reads_entry and _by_sample(*values)):
+        if block.exit == network.schedule.output or (region.reads_entry and is_by_sample(*values)):
             found.append(block)
             open_ = None
         else:
             open_ = block
     return tuple(found if open_ is None else [*found, open_])
-
-
-def _by_sample(one: Tensor, two: Tensor, three: Tensor) -> bool:
-    """Whether a value has its samples first, perhaps folded with the axis after them."""
-    return one.ndim > 0 and len(two) == 2 * len(one) and len(three) == 3 * len(one)

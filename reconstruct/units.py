@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, fx
 
-from ..network import Activations, Block, Layer, Network
+from ..network import Activations, Block, Layer, Network, different_samples
 from .learn import UnitData
 from .region import Region, region_between
 from .streams import Streams
@@ -100,8 +100,8 @@ def _single(streams: Streams, layer: Layer) -> tuple[str, str] | None:
         return None
     entry, exit_ = step.source, _after_pointwise(network, layer.nodes[0])
     first = network.schedule.inputs[0]
-    one = streams.inputs(slice(0, 1))
-    by_sample = all(region_between(network, first, name).is_by_sample(one, one) for name in (entry, exit_))
+    pair = different_samples(streams.data.inputs).to(network.device)
+    by_sample = all(region_between(network, first, name).is_by_sample(pair) for name in (entry, exit_))
     return (entry, exit_) if by_sample else None
 
 

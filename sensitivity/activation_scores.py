@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..network import Data, Network, activation_key, batches, kl_divergence, quantize_activation
+from ..network import (
+    SAMPLES_FIRST,
+    Data,
+    Network,
+    SampleAxis,
+    activation_key,
+    batch_size,
+    batches,
+    kl_divergence,
+    quantize_activation,
+    sample_axes,
+)
 from .activation_grids import SiteOptions
 from .fisher import FisherSettings
 from .labels import draw_directions
@@ -19,7 +30,6 @@ from .subsample import choose_samples
 __all__ = ["ActivationScores", "score_activations", "score_activations_exact"]
 
 MOST_SAMPLES_AT_ONCE = 64
-BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -68,11 +78,11 @@ def score_activations(
     count, options = len(chosen.index), max(len(site.options) for site in sites)
     total = torch.zeros(len(sites), options, dtype=torch.float64)
     square = torch.zeros_like(total)
-    chunk = _chunk(network, data, settings)
+    chunk, axes = _chunk(network, data, settings), sample_axes(network, data)
     for start in range(0, count, chunk):
         part = slice(start, min(start + chunk, count))
         index = chosen.index[part]
-        effects = _effects(network, data, index, sites, settings, options)
+        effects = _effects(network, data, index, sites, axes, settings, options)
         loss = chosen.weight[part, None, None] * effects.square().sum(0) / 2
         total += loss.sum(0)
         square += loss.square().sum(0)
@@ -99,7 +109,7 @@ def score_activations_exact(
     total = torch.zeros(len(sites), options, dtype=torch.float64)
     square = torch.zeros_like(total)
     with torch.inference_mode():
-        for part in batches(count, BATCH):
+        for part in batches(count, batch_size(network)):
             replay = network.replay(data.inputs[part].to(network.device))
             reference: Tensor | None = None
             for row, site in enumerate(sites):
@@ -120,6 +130,7 @@ def _effects(
     data: Data,
     index: Tensor,
     sites: Sequence[SiteOptions],
+    axes: Mapping[str, SampleAxis],
     settings: FisherSettings,
     options: int,
 ) -> Tensor:
@@ -151,13 +162,19 @@ def _effects(
     scale = logits[0, ..., 0].numel() ** -0.5
     with torch.inference_mode():
         for row, site in enumerate(sites):
-            value = ordered[row].detach()
+            value, axis = ordered[row].detach(), axes.get(site.site.name, SAMPLES_FIRST)
             for column, entry in enumerate(site.entries()):
                 change = (quantize_activation(value, entry) - value).double()
                 for draw, gradient in enumerate(gradients):
                     if gradient[row] is not None:
-                        product = (gradient[row] * change).reshape(len(index), -1).sum(1)
-                        effects[draw, :, row, column] = (scale * product).cpu()
+                        product = axis.first(gradient[row] * change, len(index))
+                        if product is None:
+                            raise InputError(
+                                f"value '{site.site.name}': for {len(index)} samples its axis {axis.axis} "
+                                f"has {value.shape[axis.axis]}, so what it does to one of them is not known; "
+                                "score weights alone, or use --scores exact"
+                            )
+                        effects[draw, :, row, column] = (scale * product.flatten(1).sum(1)).cpu()
     return effects
 
 

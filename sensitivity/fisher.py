@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..network import Data, Layer, LayerCall, Network, Segment, cut_segments
+from ..network import Data, Layer, LayerCall, Network, Segment, cut_segments, sample_axes
 from ..quantizer import Option, Quantizer
 from .candidates import OptionWeights, cut_of, perturbations
 from .fisher_pass import FisherPass
@@ -147,6 +147,7 @@ def score_fisher(
         chunks=chosen.cut(chunk),
         positions=positions,
         perturbations=lambda layer: perturbations(network, layer, options, quantizer, settings.cut, weights),
+        axes=sample_axes(changed, data),
         cut=settings.cut,
         labels=settings.labels,
         draws=settings.draws,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..network import ActivationStore, Layer, Network, Segment
+from ..network import SAMPLES_FIRST, ActivationStore, Layer, Network, SampleAxis, Segment
 from .candidates import cut_of
 from .folding import fold, row_count
 from .labels import Labels, draw_directions
@@ -35,6 +35,8 @@ class FisherPass:
         Positions (tokens) of a sample's output, which are drawn independently.
     perturbations : callable
         From a layer to what its options change, (channels, options, fan_in).
+    axes : mapping of str to SampleAxis
+        Where the samples are in what enters and leaves layers, by node, if not first.
     cut : str or None
         How linear layers are cut into strips.
     labels, draws, seed
@@ -50,6 +52,7 @@ class FisherPass:
     chunks: Sequence[Chosen]
     positions: int
     perturbations: Callable[[Layer], Tensor]
+    axes: Mapping[str, SampleAxis]
     cut: str | None
     labels: Labels
     draws: int
@@ -127,10 +130,13 @@ class FisherPass:
         }
         for use in uses:
             # Networks in other floats than the perturbations' are welcome.
-            received = [by_sample(use.call, gradient.to(torch.float32), samples) for gradient in use.received]
+            axis = self.axes.get(use.call.node, SAMPLES_FIRST)
+            received = [
+                by_sample(use.call, gradient.to(torch.float32), samples, axis) for gradient in use.received
+            ]
             with torch.inference_mode():
                 name, strips = use.call.layer.name, cut_of(use.call.layer, self.cut)
-                entering = by_sample(use.call, use.entering.to(torch.float32), samples)
+                entering = by_sample(use.call, use.entering.to(torch.float32), samples, axis)
                 effect = project_strips(use.call, entering, received, deltas[name], strips)
             # Not an inference tensor: it may be kept.
             totals[name] = totals[name] + effect if name in totals else effect.clone()

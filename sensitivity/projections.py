@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..allocator import LayerCut
 from ..errors import InputError
-from ..network import Layer, LayerCall
+from ..network import SAMPLES_FIRST, Layer, LayerCall, SampleAxis
 from .lookups import project_lookups
 
 __all__ = ["by_sample", "project", "project_strips"]
@@ -28,25 +28,30 @@ UNFOLDED_FLOATS = 2**20
 GRADIENT_FLOATS = 2**22
 
 
-def by_sample(call: LayerCall, values: Tensor, samples: int) -> Tensor:
+def by_sample(call: LayerCall, values: Tensor, samples: int, axis: SampleAxis = SAMPLES_FIRST) -> Tensor:
     """What enters or leaves a linear layer with the samples as first axis.
 
-    Networks fold tokens into the axis of samples before a mixture of experts, or windows of an image: sample
-    after sample, so they are unfolded into an axis of their own.
+    Networks fold tokens into the axis of samples before a mixture of experts, or windows of an image; these
+    are unfolded into an axis of their own.
+
+    Parameters
+    ----------
+    axis : SampleAxis
+        Where the samples are.
 
     Raises
     ------
     InputError
-        The first axis is no multiple of the samples; names the layer.
+        The axis of the samples is no multiple of them; names the layer.
     """
-    if len(values) == samples:
-        return values
-    if call.layer.kind == "conv" or len(values) % samples:
+    found = axis.first(values, samples)
+    if found is None or (call.layer.kind == "conv" and len(values) != samples):
         raise InputError(
-            f"layer '{call.layer.name}': for {samples} samples its first axis is {len(values)}, so what it "
-            "does to one of them is not known; leave it out with --exclude, or use --scores exact"
+            f"layer '{call.layer.name}': for {samples} samples its axis {axis.axis} has "
+            f"{values.shape[axis.axis]}, so what it does to one of them is not known; leave it out with "
+            "--exclude, or use --scores exact"
         )
-    return values.reshape(samples, len(values) // samples, *values.shape[1:])
+    return found
 
 
 def project(

@@ -258,3 +258,22 @@ def test_progress_counts_the_samples_of_every_span(image_network: Network, image
     )
     total = len(image_data) * len(image_network.layers)
     assert told == [(done, total) for done in range(1, total + 1)]
+
+
+def test_scores_of_attention_do_not_depend_on_how_many_samples_are_run_at_once() -> None:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
+    encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+    module = nn.Sequential(encoder, nn.Flatten(), nn.Linear(8 * 16, 5)).eval()
+    data = Data(torch.randn(8, 8, 16, generator=torch.Generator().manual_seed(1)), None, "noise")
+    network, options = capture(module, data.inputs[:2]), parse_options("w3,w4")
+    together, alone = (
+        score_fisher(
+            network, data, options, Quantizer(),
+            FisherSettings(labels=Labels.ALL, share=1.0, memory_bytes=memory),
+        ).layer_loss()
+        for memory in (2**31, 2**12)
+    )  # fmt: skip
+    torch.testing.assert_close(together, alone, rtol=1e-3, atol=0)
+    exact = score_exact(network, data, options, Quantizer()).loss
+    assert bool((together / exact).log().abs().max() < 0.7)

@@ -171,5 +171,5 @@ def test_tokens_folded_into_the_axis_of_samples_are_unfolded_sample_by_sample() 
     tokens = torch.randn(SAMPLES, 4, 7)
     assert torch.equal(projections.by_sample(case.call, tokens.flatten(0, 1), SAMPLES), tokens)
     assert projections.by_sample(case.call, tokens, SAMPLES) is tokens
-    with pytest.raises(InputError, match=r"layer 'l': for 3 samples its first axis is 4"):
+    with pytest.raises(InputError, match=r"layer 'l': for 3 samples its axis 0 has 4"):
         projections.by_sample(case.call, tokens[0], SAMPLES)
