@@ -8,6 +8,7 @@ the two halves stay independent, and one can judge what was chosen on the other.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import torch
@@ -43,14 +44,21 @@ def fold(effects: Sequence[Tensor], first: int, rows: int, seed: int) -> Tensor:
     position = torch.arange(first, first + samples)
     place = (position // 2)[:, None] * draws + torch.arange(draws)
     row = (position % 2)[:, None] * (rows // 2) + place % (rows // 2)
-    drawn = [
-        torch.rand(draws, generator=torch.Generator().manual_seed(seed * 1_000_003 + sample))
-        for sample in position.tolist()
-    ]
-    signs = torch.where(torch.stack(drawn) < 0.5, -1.0, 1.0)
+    signs = torch.stack([_signs(draws, seed, sample) for sample in position.tolist()])
     parts = []
     for effect in effects:
         flat = (effect * signs.to(effect.device)[:, :, None]).permute(1, 2, 0, 3).flatten(0, 1)
         folded = flat.new_zeros(rows, effect.shape[0], options)
         parts.append(folded.index_add_(0, row.flatten().to(flat.device), flat).cpu())
     return torch.cat(parts, 1)
+
+
+def _signs(draws: int, seed: int, sample: int) -> Tensor:
+    """Random signs of a sample's rows, independent of what its directions are drawn from.
+
+    Generators of neighbouring seeds may begin alike, and that of a direction has signs of its own: with the
+    same numbers the two would cancel, and products between samples would not average out.
+    """
+    digest = hashlib.sha256(f"fold {seed} {sample}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return torch.where(torch.rand(draws, generator=generator) < 0.5, -1.0, 1.0)

@@ -58,3 +58,15 @@ def test_samples_of_even_and_odd_number_share_no_row() -> None:
     folded = fold(even, 0, 8, 0)
     assert bool((folded[4:] == 0).all())
     assert bool((folded[:4] != 0).all())
+
+
+def test_signs_are_independent_of_what_directions_are_drawn_from() -> None:
+    ones = [torch.ones(1, 4000, 1, 1)]
+    signs = fold(ones, 0, row_count(4000, 1, 4000), 5).flatten()
+    position = torch.arange(4000)
+    signs = signs[(position % 2) * 2000 + position // 2]
+    drawn = [torch.rand(1, generator=torch.Generator().manual_seed(5 * 1_000_003 + n)) for n in range(4000)]
+    others = torch.where(torch.cat(drawn) < 0.5, -1.0, 1.0)
+    # The mean of so many products of independent signs is within five standard errors of zero.
+    assert abs(float((signs * others).mean())) < 5 / 4000**0.5
+    assert abs(float(signs.mean())) < 5 / 4000**0.5
