@@ -77,10 +77,16 @@ def input_gram(
         for start in range(samples.start, samples.stop, ACTIVATION_BATCH):
             part = slice(start, min(start + ACTIVATION_BATCH, samples.stop))
             quantized, floating = streams.batch(region, part)
+            rows = part.stop - part.start
             # A convolution of one sample may come without the axis of samples.
             if step.call.stride and quantized.ndim == len(step.call.stride) + 1:
                 quantized, floating = quantized[None], floating[None]
-            rows_per_sample = len(quantized) / (part.stop - part.start)
+            # Tokens that are folded into that axis are positions too.
+            elif not step.call.stride and len(quantized) != rows and len(quantized) % rows == 0:
+                quantized, floating = (
+                    value.reshape(rows, -1, layer.fan_in) for value in (quantized, floating)
+                )
+            rows_per_sample = len(quantized) / rows
             count, few = position_count(step.call, quantized), math.ceil(wanted / rows_per_sample)
             picked = torch.randperm(count, generator=generator)[:few] if few < count else None
             gram.add(step.call, quantized, floating if cross else None, picked)

@@ -137,11 +137,11 @@ def output_error(
     total, count = 0.0, 0
     with torch.inference_mode():
         for part in batches(len(samples), ACTIVATION_BATCH):
-            index = torch.as_tensor(samples[part])
-            output = region.run(data.quantized.take(index), data.inputs.take(index), tensors)
-            squares = (output - data.target.take(index)).square_()
+            take = _Taker(region, torch.as_tensor(samples[part]))
+            output = region.run(take(data.quantized), take(data.inputs), tensors)
+            squares = (output - take(data.target)).square_()
             if data.importance is not None:
-                squares *= data.importance.take(index)
+                squares *= take(data.importance)
             total += float(squares.sum(dtype=torch.float64))
             count += squares.numel()
     return total / max(count, 1)
@@ -241,16 +241,27 @@ def _batch_error(
     settings: Learning,
     generator: torch.Generator,
 ) -> Tensor:
-    index = torch.randint(samples, (min(settings.batch, samples),), generator=generator)
-    entering = data.quantized.take(index)
+    take = _Taker(region, torch.randint(samples, (min(settings.batch, samples),), generator=generator))
+    entering = take(data.quantized)
     if settings.drop and data.floating is not data.quantized:
         mask = torch.rand(entering.shape, generator=generator) < settings.drop
-        entering = torch.where(mask.to(entering.device), data.floating.take(index), entering)
-    output = region.run(entering, data.inputs.take(index), {**tensors, **weights})
-    difference = output - data.target.take(index)
+        entering = torch.where(mask.to(entering.device), take(data.floating), entering)
+    output = region.run(entering, take(data.inputs), {**tensors, **weights})
+    difference = output - take(data.target)
     if data.importance is None:
         return difference.square().mean()
-    return (difference.square() * data.importance.take(index)).mean()
+    return (difference.square() * take(data.importance)).mean()
+
+
+@dataclass(frozen=True)
+class _Taker:
+    """Takes some samples of a value to where the region is: data, and what is on disk, are on the CPU."""
+
+    region: Region
+    index: Tensor
+
+    def __call__(self, values: Activations) -> Tensor:
+        return values.take(self.index).to(self.region.network.device)
 
 
 def _unflatten(layers: Sequence[Layer], weights: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:

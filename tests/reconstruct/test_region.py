@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from copy import copy
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from apportion.network import ActivationStore, Block, Data, Network, capture
+from apportion.network import Activations, ActivationStore, Block, Data, Network, capture
+from apportion.reconstruct import Learning
+from apportion.reconstruct.layer_inputs import input_gram
+from apportion.reconstruct.learn import UnitData, _batch_error
 from apportion.reconstruct.region import region_between
 from apportion.reconstruct.streams import Streams, walkable_blocks
 
@@ -78,3 +83,44 @@ def test_streams_carry_what_both_networks_compute(network: Network, data: Data) 
         for values, tensors in ((streams.quantized, halved), (streams.floating, None)):
             expected = region.run(data.inputs, data.inputs, tensors)
             assert torch.equal(values.take(slice(0, len(data.inputs))), expected)
+
+
+def test_positions_are_drawn_of_tokens_that_are_folded_into_the_samples_too() -> None:
+    class Folded(nn.Module):
+        def __init__(self, fold: bool) -> None:
+            super().__init__()
+            self.fold, self.first, self.last = fold, nn.Linear(8, 8), nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.first(x.reshape(-1, 8)).reshape(x.shape[0], -1, 8) if self.fold else self.first(x)
+            out: Tensor = self.last(y.relu()).mean(1)
+            return out
+
+    data = Data(torch.randn(64, 1024, 8, generator=torch.Generator().manual_seed(0)), None, "noise")
+    seen = []
+    for fold in (False, True):
+        network = capture(Folded(fold).eval(), data.inputs[:2])
+        with ActivationStore(2**30) as store:
+            streams = Streams(network, data, store, with_float=False)
+            first = network.layers[0]
+            gram = input_gram(
+                streams, first, range(64), cross=False, positions=1, with_one=True, levelled=False
+            )
+        seen.append(int(gram.gram[0, -1, -1] / 2))
+    assert seen[0] == seen[1] < 64 * 1024
+
+
+def test_samples_are_learned_from_where_the_network_is() -> None:
+    module = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)).eval()
+    network = capture(module, torch.randn(2, 8))
+    with FakeTensorMode():
+        away = copy(network)
+        away.tensors = {
+            name: torch.empty(tensor.shape, device="cuda") for name, tensor in network.tensors.items()
+        }
+        region = region_between(away, away.schedule.inputs[0], away.schedule.output)
+        # The network's own inputs are on the CPU, and so is what does not fit into memory.
+        inputs, values = (Activations(torch.empty(16, width)) for width in (8, 4))
+        data = UnitData(inputs, Activations(torch.empty(16, 8)), values, values, inputs)
+        error = _batch_error(region, data, {}, {}, 16, Learning(drop=0.5), torch.Generator())
+        assert error.device.type == "cuda"
