@@ -7,12 +7,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..network import Data, LayerCall, Network, batches
+from ..network import Data, LayerCall, Network, batch_size, batches
 from .finalize import Finalized
 
 __all__ = ["correct_biases"]
-
-BATCH = 64
 
 
 def correct_biases(network: Network, data: Data, finalized: Finalized) -> Finalized:
@@ -35,17 +33,21 @@ def correct_biases(network: Network, data: Data, finalized: Finalized) -> Finali
     section 4.2 (the empirical form).
     """
     changed = finalized.tensors(network)
-    totals: dict[str, tuple[LayerCall, Tensor]] = {}
+    totals: dict[str, tuple[LayerCall, Tensor, int]] = {}
 
     def add(call: LayerCall, entering: Tensor, leaving: Tensor) -> Tensor:
         if call.layer.bias is not None and not call.is_lookup:
-            total = entering.sum(0, keepdim=True)
-            before = totals.get(call.node)
-            totals[call.node] = (call, total if before is None else before[1] + total)
+            # Tokens may be folded into the first axis, or come before the samples.
+            rows = entering if call.layer.kind == "conv" else entering.flatten(0, -2)
+            total, count = rows.sum(0, keepdim=True), len(rows)
+            if call.node in totals:
+                _, before, counted = totals[call.node]
+                total, count = before + total, counted + count
+            totals[call.node] = call, total, count
         return leaving
 
     with torch.inference_mode():
-        for part in batches(len(data.inputs), BATCH):
+        for part in batches(len(data.inputs), batch_size(network)):
             network.run(data.inputs[part].to(network.device), on_layer=add)
         biases = dict(finalized.biases)
         for layer in network.layers:
@@ -53,17 +55,19 @@ def correct_biases(network: Network, data: Data, finalized: Finalized) -> Finali
             if bias is None or layer.bias is None:
                 continue
             delta = changed[layer.weight] - network.weight(layer)
-            shifts = [_mean_output(*totals[node], delta, len(data.inputs)) for node in layer.products]
+            shifts = [_mean_output(*totals[node], delta) for node in layer.products]
             biases[layer.bias] = bias - torch.stack(shifts).mean(0)
     return replace(finalized, biases=biases)
 
 
-def _mean_output(call: LayerCall, total: Tensor, delta: Tensor, samples: int) -> Tensor:
-    """Mean over samples and positions of the layer's output with weight `delta`, shape (channels,)."""
-    mean = total / samples
+def _mean_output(call: LayerCall, total: Tensor, count: int, delta: Tensor) -> Tensor:
+    """Mean over samples and positions of the layer's output with weight `delta`, shape (channels,).
+
+    `total` is the sum of `count` samples of a convolution's inputs, or of rows of a linear layer's.
+    """
+    mean = total / count
     if call.layer.kind != "conv":
-        features = mean.flatten(0, -2).mean(0)
-        return features @ (delta if call.layer.transposed else delta.T)
+        return mean[0] @ (delta if call.layer.transposed else delta.T)
     padded = torch.nn.functional.pad(mean, [side for pair in reversed(call.padding) for side in pair])
     rank = len(call.stride)
     output = torch.convolution(

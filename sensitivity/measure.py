@@ -24,7 +24,7 @@ from .exact import ExactScores, score_exact
 from .feasible import ledger_of
 from .fisher import FisherScores, FisherSettings, score_fisher
 from .profile import After, Fingerprint, LayerProfile, OptionScore, Profile, ProfileArrays
-from .unused import find_floors
+from .unused import FLOOR_ERROR, find_floors
 
 __all__ = [
     "check_cut",
@@ -197,11 +197,10 @@ def make_profile(
         strips = [cut_of(layer, settings.cut).strips for layer in network.layers]
         per_layer = torch.stack([part.sum(0) for part in torch.split(floors.loss, strips)])
         method, loss = "fisher", scores.layer_loss() + per_layer
-        error = (scores.layer_error().square() + per_layer.square()).sqrt()
+        error = (scores.layer_error().square() + (FLOOR_ERROR * per_layer).square()).sqrt()
         arrays = ProfileArrays(
             channel_loss=scores.channel_loss + floors.loss,
-            # As uncertain as large.
-            channel_error=scores.channel_error + floors.loss,
+            channel_error=scores.channel_error + FLOOR_ERROR * floors.loss,
             projections=scores.projections,
             factors=None if scores.factors is None else scores.factors.to(torch.bfloat16),
         )

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..network import Data, Layer, LayerCall, Network, batches
+from ..network import Data, Layer, LayerCall, Network, batch_size, batches
 from ..quantizer import Option, Quantizer
 from .candidates import cut_of, layer_options, perturbations
 
-__all__ = ["Floors", "find_floors"]
+__all__ = ["FLOOR_ERROR", "Floors", "find_floors"]
 
-BATCH = 64
+FLOOR_ERROR = 2.0
+"""Standard error of a floor over the floor. No score has one above itself, so that floors are known by it."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,6 @@ def _uses(network: Network, data: Data, tables: Sequence[Layer]) -> Mapping[str,
         return leaving
 
     with torch.inference_mode():
-        for part in batches(len(data.inputs), BATCH):
+        for part in batches(len(data.inputs), batch_size(network)):
             network.run(data.inputs[part].to(network.device), on_layer=count)
     return uses

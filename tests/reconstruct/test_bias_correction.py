@@ -138,3 +138,25 @@ def test_a_shared_layer_keeps_the_mean_over_its_uses() -> None:
         once = (data.inputs @ network.weight(layer).T + network.tensors[layer.bias]).relu()
     expected = -(data.inputs.mean(0) + once.mean(0)) / 2 @ delta.T
     torch.testing.assert_close(shift, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_tokens_folded_into_the_samples_count_as_positions() -> None:
+    class Folded(nn.Module):
+        def __init__(self, fold: bool) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.fold, self.first, self.last = fold, nn.Linear(8, 8), nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.first(x.reshape(-1, 8)).reshape(x.shape[0], -1, 8) if self.fold else self.first(x)
+            return self.last(y.relu().mean(1))
+
+    data = Data(torch.randn(70, 12, 8, generator=torch.Generator().manual_seed(0)) + 1, None, "noise")
+    found = []
+    for fold in (False, True):
+        network = capture(Folded(fold).eval(), data.inputs[:2])
+        profile, arrays = measure_profile(network, data, parse_options("w2"))
+        rounded = finalize_nearest(network, solve_plan(profile, arrays, "30b", "layer"))
+        found.append(correct_biases(network, data, rounded).biases)
+    for name, bias in found[0].items():
+        torch.testing.assert_close(found[1][name], bias, rtol=1e-4, atol=1e-5)

@@ -12,6 +12,7 @@ from apportion.quantizer import Quantizer, parse_options
 from apportion.sensitivity import FisherSettings, Profile, ProfileArrays, measure_profile, solve_plan
 from apportion.sensitivity.candidates import perturbations
 from apportion.sensitivity.joint import Objective, unit_factors
+from apportion.sensitivity.stability import _scores_of
 from apportion.sensitivity.task import pose_task
 
 OPTIONS = parse_options("w2..6")
@@ -115,3 +116,20 @@ def test_a_network_whose_output_nothing_changes_is_refused(ids: Tensor) -> None:
     network = capture(Certain().eval(), torch.zeros(2, 7, dtype=torch.int64))
     with pytest.raises(InputError, match="no option changes the network's output on data 'ids'"):
         measured(network, ids)
+
+
+def test_rows_that_one_sample_has_are_no_floors_when_more_samples_are_added() -> None:
+    torch.manual_seed(0)
+    network = capture(
+        nn.Sequential(nn.Embedding(60, 8), nn.Flatten(), nn.Linear(32, 6)).eval(),
+        torch.zeros(2, 4, dtype=torch.int64),
+    )
+    ids = torch.randint(0, 40, (16, 4), generator=torch.Generator().manual_seed(0))
+    profile, arrays = measured(network, ids)
+    scores = _scores_of(profile, arrays)
+    reached = torch.zeros(60, dtype=torch.bool)
+    reached[ids.unique()] = True
+    once = sum(int((ids == row).any(1).sum()) == 1 for row in range(60))
+    assert once > 5
+    assert bool((scores.channel_loss[:60][reached] > 0).any(1).all())
+    assert not scores.channel_loss[:60][~reached].any()
