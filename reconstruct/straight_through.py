@@ -84,13 +84,13 @@ def learn_layer(start: StoredLayer, error: OutputError, settings: StraightThroug
     stored = start.dequantize()
     cut = start.cut or LayerCut(*stored.shape)
     fast = error.single()
-    best, least = start, _shared(start, fast.of_rows(stored))
+    best, least = start, _shared(start, fast.of_rows(stored), cut)
     first = [part.rows.steps for part in start.parts]
     latent = cut.to_rows(stored) / _unit(start, cut)
     stretch = [torch.zeros_like(steps) for steps in first]
     groups: list[dict[str, Any]] = [{"params": [latent]}, {"params": stretch}]
     adam = torch.optim.Adam(groups, eps=EPSILON)
-    size = latent.new_ones(())
+    size = latent.new_ones(len(latent), 1)
     for iteration in range(settings.iterations + 1):
         steps = [own * change.exp() for own, change in zip(first, stretch, strict=True)]
         layer = with_steps(start, steps)
@@ -99,7 +99,7 @@ def learn_layer(start: StoredLayer, error: OutputError, settings: StraightThroug
         grid = LayerGrid(layer)
         layer = grid.stored(grid.nearest(latent * unit))
         values = layer.dequantize()
-        found = _shared(start, fast.of_rows(values))
+        found = _shared(start, fast.of_rows(values), cut)
         better = found < least
         least = torch.where(better, found, least)
         best = _chosen(best, layer, cut.to_rows(better[:, None].expand_as(values))[:, 0])
@@ -108,8 +108,11 @@ def learn_layer(start: StoredLayer, error: OutputError, settings: StraightThroug
         adam.param_groups[1]["lr"] = settings.step_rate * decay
         slope = cut.to_rows(fast.slope(values))
         if iteration == 0:
-            size = (slope * unit).square().mean().sqrt()
-        slope = slope / size.where(size > 0, 1.0)
+            for part in start.parts:
+                # Of each option by itself: slopes of 8 bits are nothing beside those of 2.
+                own = (slope[part.index] * unit[part.index]).square().mean().sqrt()
+                size[part.index] = own.where(own > 0, 1.0)
+        slope = slope / size
         latent.grad = slope * unit
         for part, change in zip(layer.parts, stretch, strict=True):
             own, codes = slope[part.index], part.rows.codes
@@ -120,10 +123,15 @@ def learn_layer(start: StoredLayer, error: OutputError, settings: StraightThroug
     return with_steps(best, [part.rows.steps for part in best.parts])
 
 
-def _shared(layer: StoredLayer, errors: Tensor) -> Tensor:
-    """Errors of the channels, or of all of them together where they share a step."""
-    together = any(part.rows.option.unit is StepUnit.TENSOR for part in layer.parts)
-    return errors.sum().expand_as(errors) if together else errors
+def _shared(layer: StoredLayer, errors: Tensor, cut: LayerCut) -> Tensor:
+    """Errors of the channels, of those that share a step together."""
+    sharing = [part for part in layer.parts if part.rows.option.unit is StepUnit.TENSOR]
+    if sharing and cut.inputs:
+        return errors.sum().expand_as(errors)
+    together = errors.clone()
+    for part in sharing:
+        together[part.index] = errors[part.index].sum()
+    return together
 
 
 def _chosen(first: StoredLayer, second: StoredLayer, take: Tensor) -> StoredLayer:

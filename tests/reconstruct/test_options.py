@@ -165,3 +165,17 @@ def test_blocks_may_be_asked_for_in_any_order(network: Network, data: Data) -> N
     first = [weights(index) for index in range(len(network.layers))]
     for index in (7, 2, 2, 0, 8):
         assert torch.equal(weights(index), first[index])
+
+
+@pytest.mark.parametrize(("beside", "option"), [("w2,w8", "w8"), ("w2t,w8t", "w8t"), ("w2t,w4", "w4")])
+def test_adaquant_of_an_option_does_not_depend_on_the_others(
+    network: Network, data: Data, beside: str, option: str
+) -> None:
+    few, layer = Data(data.inputs[:48], None, data.name), network.layers[2]
+    cut = LayerCut(layer.channels, layer.fan_in)
+    learning = StraightThrough(iterations=25)
+    found = []
+    for options in (parse_options(beside), parse_options(option)):
+        made = AdaQuantOptions(network, few, Quantizer(), learning=learning)(layer, options, cut)
+        found.append(made[:, [str(each) for each in options].index(option)])
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-6)
