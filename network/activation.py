@@ -123,8 +123,10 @@ def token_ranges(x: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _by_token(x: Tensor, levels: Tensor) -> Tensor:
-    step, zero = token_ranges(x, levels)
-    return (_codes(x, step, zero, levels) - zero) * step
+    # The least step and its reciprocal are no numbers of float16.
+    wide = x.float()
+    step, zero = token_ranges(wide, levels)
+    return ((_codes(wide, step, zero, levels) - zero) * step).to(x.dtype)
 
 
 def _codes(x: Tensor, step: Tensor, zero: Tensor, levels: Tensor) -> Tensor:

@@ -51,15 +51,15 @@ def with_explicit_activations(
     assert isinstance(output, fx.Node)
     result = graph.output(output)
     last_input = [*graph.find_nodes(op="placeholder")][-1]
+    in_half = any(outline.dtype is torch.float16 for outline in network.outlines.values())
     for old, node in copied.items():
         if old.name not in entries:
             continue
         check_activation(old.name, entries[old.name])
         readers = [user for user in node.users if user is not result]
         is_output = result in node.users
-        stored = _append(
-            graph, last_input if node.op == "placeholder" else node, node, entries[old.name], static
-        )
+        place = last_input if node.op == "placeholder" else node
+        stored = _append(graph, place, node, entries[old.name], static, in_half=in_half)
         stored.meta["elements"] = elements(network, node)
         for reader in readers:
             reader.replace_input_with(node, stored)
@@ -71,7 +71,9 @@ def with_explicit_activations(
     return explicit
 
 
-def _append(graph: fx.Graph, place: fx.Node, node: fx.Node, entry: Tensor, static: Static | None) -> fx.Node:
+def _append(
+    graph: fx.Graph, place: fx.Node, node: fx.Node, entry: Tensor, static: Static | None, *, in_half: bool
+) -> fx.Node:
     """The operations of one quantizer of a node, behind a place in the graph."""
     added: list[fx.Node] = []
 
@@ -89,6 +91,9 @@ def _append(graph: fx.Graph, place: fx.Node, node: fx.Node, entry: Tensor, stati
         codes = call(aten.add.Tensor, call(aten.round.default, scaled), point)
         codes = call(aten.sub.Tensor, call(aten.clamp.default, codes, 0, levels), point)
         return call(aten.mul.Tensor, codes, size)
+    if in_half:
+        # The least step and its reciprocal are no numbers of float16.
+        node = call(aten.to.dtype, node, torch.float32)
     low = call(aten.clamp_max.default, call(aten.amin.default, node, [-1], True), 0)
     high = call(aten.clamp_min.default, call(aten.amax.default, node, [-1], True), 0)
     step = call(aten.div.Tensor, call(aten.sub.Tensor, high, low), levels)
@@ -97,4 +102,5 @@ def _append(graph: fx.Graph, place: fx.Node, node: fx.Node, entry: Tensor, stati
     scaled = call(aten.mul.Tensor, node, call(aten.reciprocal.default, step))
     codes = call(aten.add.Tensor, call(aten.round.default, scaled), zero)
     codes = call(aten.sub.Tensor, call(aten.clamp.default, codes, 0, levels), zero)
-    return call(aten.mul.Tensor, codes, step)
+    values = call(aten.mul.Tensor, codes, step)
+    return call(aten.to.dtype, values, torch.float16) if in_half else values

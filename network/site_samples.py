@@ -12,14 +12,13 @@ from torch import Tensor
 
 from ..errors import InputError
 from .data import Data
+from .outputs import batch_size
 from .sites import Site
 
 if TYPE_CHECKING:
     from .network import Network
 
 __all__ = ["SiteSample", "sample_sites"]
-
-BATCH = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +64,7 @@ def sample_sites(
     wanted = {site.name for site in sites}
     parts: dict[str, list[Tensor]] = {name: [] for name in wanted}
     extremes: dict[str, tuple[float, float]] = {}
-    pieces = math.ceil(len(data.inputs) / BATCH)
-    share = math.ceil(count / pieces)
+    share, size = 0, batch_size(network)
     generator = torch.Generator().manual_seed(seed)
 
     def watch(name: str, value: Tensor) -> Tensor:
@@ -86,8 +84,10 @@ def sample_sites(
         return value
 
     with torch.inference_mode():
-        for start in range(0, len(data.inputs), BATCH):
-            part = data.inputs[start : start + BATCH]
+        for start in range(0, len(data.inputs), size):
+            part = data.inputs[start : start + size]
+            # As many numbers of every sample, also where the last batch is short.
+            share = math.ceil(count * len(part) / len(data.inputs))
             network.run(part.to(network.device), on_value=watch)
             if on_batch is not None:
                 on_batch(start + len(part))

@@ -123,7 +123,8 @@ class InputGram:
             self.cross += cross
 
     def _inputs(self, call: LayerCall, entering: Tensor, picked: Tensor | None) -> Tensor:
-        inputs = unfolded(call, entering, picked)
+        # Sums of squares in 16 bits overflow, or lose what is small in them.
+        inputs = unfolded(call, entering, picked).float()
         return torch.nn.functional.pad(inputs, (0, 1), value=1.0) if self.with_one else inputs
 
 

@@ -8,13 +8,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from apportion.errors import InputError
 from apportion.network import (
     LayerCall,
     Network,
     activation_key,
+    capture,
     dynamic_activation,
     find_sites,
     load_program,
@@ -140,3 +141,18 @@ def test_quantizers_of_no_value_and_with_no_sense_are_refused(mixed_network: Net
     for wrong in (static_activation(0.0, 0, 3), static_activation(0.1, 4, 3), static_activation(0.1, 0, 256)):
         with pytest.raises(InputError, match="value 'relu' has the quantizer"):
             mixed_network.run(images, tensors={activation_key("relu"): wrong})
+
+
+def test_a_token_of_zeros_stays_zero_in_half_precision(tmp_path: Path) -> None:
+    x = torch.tensor([[0.0, 0.0], [1.0, -2.0]], dtype=torch.float16)
+    found = quantize_activation(x, dynamic_activation(255))
+    assert found.dtype is torch.float16
+    torch.testing.assert_close(found, x, rtol=0, atol=0.01)
+    network = capture(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2)).half().eval(), x)
+    given_ = {activation_key(network.schedule.inputs[0]): dynamic_activation(255)}
+    explicit = with_explicit_activations(network, given_)
+    expected = network.run(x, tensors=given_)
+    assert bool(expected.isfinite().all())
+    assert torch.equal(explicit.run(x), expected)
+    save_program(explicit, tmp_path / "program.json")
+    assert torch.equal(load_program(tmp_path / "program.json", network.tensors).run(x), expected)

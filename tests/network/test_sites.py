@@ -106,3 +106,13 @@ def test_what_is_alive_together_is_what_a_run_keeps(mixed_network: Network) -> N
         for other in live.values():
             more = other.floats >= one.floats and set(other.sites) >= set(one.sites)
             assert one is other or not more
+
+
+def test_a_short_last_batch_gives_no_more_numbers_of_a_sample_than_others() -> None:
+    module = nn.Sequential(nn.Linear(4096, 8), nn.ReLU(), nn.Linear(8, 4)).eval()
+    network = capture(module, torch.randn(2, 4096))
+    inputs = torch.zeros(65, 4096)
+    inputs[64] = 1.0
+    (first,) = [site for site in find_sites(network) if site.name == network.schedule.inputs[0]]
+    found = sample_sites(network, Data(inputs, None, "last"), [first])[first.name].numbers
+    assert float((found == 1).float().mean()) == pytest.approx(1 / 65, abs=1e-3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -78,8 +79,10 @@ def test_no_position_counts_more_than_three_of_nine_in_ten(network: Network) -> 
     x[7] *= 100
     gram = InputGram.empty(1, layer.fan_in, x.device, levelled=True)
     gram.add(LayerCall(layer, layer.products[0]), x)
-    energy = x.square().sum(1)
-    weights = (3 * energy.sort().values[90] / energy).clamp(max=1.0)
+    # Of each of the two halves whose sums are kept.
+    limits = [3 * half.square().sum(1).sort().values[45] for half in (x[:51], x[51:])]
+    limit = torch.cat([limits[0].expand(51), limits[1].expand(50)])
+    weights = (limit / x.square().sum(1)).clamp(max=1.0)
     assert int((weights < 1).sum()) == 1
     expected = 2 * (x.T @ (weights[:, None] * x)).double()
     torch.testing.assert_close(gram.gram[0], expected, rtol=1e-4, atol=1e-3)
@@ -111,3 +114,16 @@ def test_sums_are_kept_of_one_half_of_every_batch(network: Network) -> None:
     torch.testing.assert_close(half.cross[0], 2 * (y[:5].T @ x[:5]).double(), rtol=1e-5, atol=1e-4)
     rest = whole.without(half)
     torch.testing.assert_close(rest.gram[0], 2 * (x[5:].T @ x[5:]).double(), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_sums_of_half_precision_inputs_are_those_of_the_same_numbers_in_single(
+    network: Network, kind: torch.dtype
+) -> None:
+    layer = next(layer for layer in network.layers if layer.kind == "linear")
+    call = LayerCall(layer, layer.products[0])
+    x = (4 * torch.randn(2000, layer.fan_in, generator=torch.Generator().manual_seed(0))).to(kind)
+    halved, single = (InputGram.empty(1, layer.fan_in, x.device) for _ in range(2))
+    halved.add(call, x)
+    single.add(call, x.float())
+    assert torch.equal(halved.gram, single.gram)
