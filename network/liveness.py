@@ -94,11 +94,12 @@ def _covers(more: LiveValues, less: LiveValues) -> bool:
 def _computed_into(network: Network, roots: dict[str, str], sites: set[str]) -> dict[str, str]:
     """Values that take no memory, with the pointwise operation that each is computed into."""
     into: dict[str, str] = {}
-    for node in network.graph.nodes:
+    place = {node: number for number, node in enumerate(network.graph.nodes)}
+    for node in place:
         target = node.target
         if not (isinstance(target, torch._ops.OpOverload) and torch.Tag.pointwise in target.tags):
             continue
-        for source in reversed([each for each in network.graph.nodes if each in node.all_input_nodes]):
+        for source in sorted(set(node.all_input_nodes), key=place.__getitem__, reverse=True):
             own = source.op == "call_function" and roots[source.name] == source.name
             alone = own and len(source.users) == 1 and source.name not in sites
             if alone and "elements" in source.meta and elements(network, source) == elements(network, node):

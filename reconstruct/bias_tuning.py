@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..network import Data, LayerCall, Network, float_logits, kl_divergence
+from ..network import Data, LayerCall, Network, batch_size, float_logits, kl_divergence
 from .finalize import Finalized
 from .held_out import learned_and_judged
 from .network_loss import NetworkLoss, surely_less
@@ -18,7 +18,6 @@ from .network_loss import NetworkLoss, surely_less
 __all__ = ["tune_biases"]
 
 HELD_OUT = 1 / 4
-BATCH = 64
 CHECK_EVERY, PATIENCE = 25, 4
 MOST_ITERATIONS = 10**7
 LEAST_RATE, MOST_RATE = 1e-9, 1e3
@@ -82,10 +81,11 @@ def tune_biases(
     moves = {name: torch.zeros_like(bias, requires_grad=True) for name, bias in start.items()}
     adam = torch.optim.Adam(moves.values(), lr=rate)
     generator = torch.Generator().manual_seed(seed)
+    batch = batch_size(network)
     best, least, without_gain = dict[str, Tensor](), judge.of(fixed), 0
     for iteration in range(iterations):
         adam.param_groups[0]["lr"] = rate * (1 + math.cos(math.pi * iteration / iterations)) / 2
-        index = torch.randint(len(some.inputs), (min(BATCH, len(some.inputs)),), generator=generator)
+        index = torch.randint(len(some.inputs), (min(batch, len(some.inputs)),), generator=generator)
         moved = _moved(start, moves, scales)
         logits = network.run(some.inputs[index].to(network.device), tensors={**fixed, **moved})
         loss = kl_divergence(reference[index].to(network.device), logits).mean()
@@ -120,5 +120,5 @@ def _output_scales(network: Network, data: Data) -> dict[str, float]:
         return leaving
 
     with torch.inference_mode():
-        network.run(data.inputs[:BATCH].to(network.device), on_layer=watch)
+        network.run(data.inputs[: batch_size(network)].to(network.device), on_layer=watch)
     return scales

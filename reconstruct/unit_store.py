@@ -42,7 +42,10 @@ class UnitStore:
         """The store of a method's run; `method` is told apart by its `repr`."""
         if folder is None:
             return cls(None, "")
-        values = [(value.name, value.option, value.chosen.step) for value in plan.activations]
+        values = [
+            (value.name, value.option, value.chosen.step, value.chosen.zero_point)
+            for value in plan.activations
+        ]
         of = fingerprint(network.tensors), fingerprint(data), plan.assignment, plan.quantizer, values
         return cls(folder, f"{method!r} {of!r}")
 

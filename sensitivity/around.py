@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..allocator import LayerCut
+from ..errors import InputError
 from ..network import (
     Data,
     Layer,
     Network,
+    batch_size,
     batches,
     float_logits,
     from_rows,
@@ -143,7 +145,11 @@ class Around:
             around=around,
             weights=self._weights_of,
         )
-        assert scores.factors is not None
+        if scores.factors is None:
+            raise InputError(
+                f"moves need the effects of {len(self._options)} options on many samples at once, and for so "
+                "many strips of weights they do not fit into 1 GiB; refine with fewer options"
+            )
         return self._of_units(scores.factors.numpy() / np.float32(scores.samples**0.5))
 
     def _weights_of(self, layer: Layer, options: Sequence[Option], cut: LayerCut) -> Tensor:
@@ -158,7 +164,7 @@ class Around:
         for layer in self._network.layers:
             tensors[layer.weight].requires_grad_()
         with torch.enable_grad():
-            for piece in batches(len(part)):
+            for piece in batches(len(part), batch_size(self._network)):
                 index = torch.from_numpy(part[piece])
                 logits = self._network.run(self._data.inputs[index].to(self._network.device), tensors=tensors)
                 reference = self._reference[index].to(logits.device)

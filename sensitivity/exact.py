@@ -8,14 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..network import Data, Network, batches, from_rows, kl_divergence
+from ..network import Data, Network, batch_size, batches, from_rows, kl_divergence
 from ..quantizer import Option, Quantizer
 from .candidates import OptionWeights, layer_options, perturbations
 from .store import standard_error
 
 __all__ = ["ExactScores", "score_exact"]
-
-BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ def score_exact(
         changed = [
             _changed(network, index, options, quantizer, weights) for index in range(len(network.layers))
         ]
-        for part in batches(count, BATCH):
+        for part in batches(count, batch_size(network)):
             replay = network.replay(data.inputs[part].to(network.device))
             reference: Tensor | None = None
             for row, layer in enumerate(network.layers):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from apportion.allocator import Plan
+from apportion.allocator import ActivationChoice, ActivationPlan, Plan
 from apportion.network import Data, Network
 from apportion.reconstruct import (
     AdaQuant,
@@ -21,7 +21,9 @@ from apportion.reconstruct import (
     Nearest,
     StraightThrough,
     UnitReport,
+    finalize_nearest,
 )
+from apportion.reconstruct.unit_store import UnitStore
 
 LEARNED = LearnedRounding(learning=Learning(iterations=20, batch=16))
 ADAQUANT = AdaQuant(learning=StraightThrough(iterations=20))
@@ -101,3 +103,21 @@ def test_nothing_is_kept_of_rounding_to_nearest(
 ) -> None:
     Nearest().finalize(network, plan, data, store=tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_units_of_other_zero_points_are_not_seen(
+    network: Network, plan: Plan, data: Data, tmp_path: Path
+) -> None:
+    def stored(zero_point: int) -> Path:
+        choice = ActivationChoice(bits=8, step=0.1, zero_point=zero_point, predicted_loss=0.0)
+        value = ActivationPlan(name="relu", elements=4, option="a8", readers={}, choices={"a8": choice})
+        changed = plan.model_copy(update={"activations": (value,)})
+        store = UnitStore.of(tmp_path, Gptq(), network, changed, data)
+        nearest = finalize_nearest(network, plan)
+        store.save(0, nearest.layers[:1])
+        (newest,) = set(tmp_path.iterdir()) - seen
+        seen.add(newest)
+        return newest
+
+    seen: set[Path] = set()
+    assert stored(3) != stored(7)
