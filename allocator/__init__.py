@@ -42,7 +42,6 @@ from .plan import (
     Refinement,
     assignment_digest,
     check_layers,
-    problem_digest,
     read_plan,
     write_plan,
 )
@@ -142,7 +141,6 @@ __all__ = [
     "peak_bits",
     "peak_limits",
     "plan_data",
-    "problem_digest",
     "read_constraints",
     "read_frontier",
     "read_plan",

@@ -34,7 +34,6 @@ __all__ = [
     "Refinement",
     "assignment_digest",
     "check_layers",
-    "problem_digest",
     "read_plan",
     "write_plan",
 ]
@@ -285,6 +284,12 @@ class Plan(Document):
         """The option that most weights have: of a uniform plan, the one that its constraints leave alone."""
         return _main_weights(self.layers) + self._main_activations()
 
+    def problem(self) -> str:
+        """SHA-256 over the budgets, constraints and tables, 16 hexadecimal digits."""
+        rules = None if self.constraints is None else self.constraints.model_dump(mode="json")
+        text = json.dumps([self.budgets, rules, self.tables or None], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
     def uniform_name(self) -> str:
         """A uniform plan's option, and that of the first and the last layer where it differs."""
         first, last = self.layers[0].option, self.layers[-1].option
@@ -313,15 +318,6 @@ def assignment_digest(layers: Sequence[LayerPlan], activations: Sequence[Activat
     for value in activations:
         digest.update(f"{value.name}:{value.option};".encode())
     return digest.hexdigest()[:16]
-
-
-def problem_digest(
-    budgets: Sequence[str], constraints: Constraints | None, tables: Mapping[str, Any] | None
-) -> str:
-    """SHA-256 over what a choice must keep, 16 hexadecimal digits."""
-    rules = None if constraints is None else constraints.model_dump(mode="json")
-    text = json.dumps([list(budgets), rules, tables or None], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def read_plan(path: Path) -> Plan:

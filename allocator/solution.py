@@ -52,7 +52,7 @@ class Certificate(BaseModel):
         that holds the interactions between units too.
     problem : str, optional
         Digest of the budgets, constraints and tables of the plan that it certifies, by which an edit of these
-        is noticed; see `problem_digest`.
+        is noticed; see `Plan.problem`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -66,6 +66,10 @@ class Certificate(BaseModel):
     shadow_prices: dict[str, Annotated[float, Field(ge=0)]]
     objective_form: Literal["additive", "block", "joint"] = "additive"
     problem: str | None = None
+
+    def of_problem(self, problem: str) -> Certificate:
+        """The same, about this problem."""
+        return self.model_copy(update={"problem": problem})
 
     @classmethod
     def from_gap(

@@ -91,6 +91,7 @@ def _append(
         codes = call(aten.add.Tensor, call(aten.round.default, scaled), point)
         codes = call(aten.sub.Tensor, call(aten.clamp.default, codes, 0, levels), point)
         return call(aten.mul.Tensor, codes, size)
+    given = node
     if in_half:
         # The least step and its reciprocal are no numbers of float16.
         node = call(aten.to.dtype, node, torch.float32)
@@ -103,4 +104,4 @@ def _append(
     codes = call(aten.add.Tensor, call(aten.round.default, scaled), zero)
     codes = call(aten.sub.Tensor, call(aten.clamp.default, codes, 0, levels), zero)
     values = call(aten.mul.Tensor, codes, step)
-    return call(aten.to.dtype, values, torch.float16) if in_half else values
+    return call(aten.type_as.default, values, given) if in_half else values

@@ -40,9 +40,10 @@ class SampleAxis:
             return moved
         if len(moved) % samples:
             return None
+        folded = len(moved) // samples
         if self.leading:
-            return moved.reshape(samples, -1, *moved.shape[1:])
-        return moved.reshape(-1, samples, *moved.shape[1:]).transpose(0, 1)
+            return moved.reshape(samples, folded, *moved.shape[1:])
+        return moved.reshape(folded, samples, *moved.shape[1:]).transpose(0, 1)
 
 
 SAMPLES_FIRST = SampleAxis()
@@ -131,6 +132,6 @@ def _axis(one: Tensor, two: Tensor) -> SampleAxis:
 
 def _distance(value: Tensor, other: Tensor) -> float:
     """Norm of the difference over the norm of the other."""
-    value, other = value.double(), other.double()
+    value, other = (torch.view_as_real(x) if x.is_complex() else x.double() for x in (value, other))
     norm = float(other.norm())
     return float((value - other).norm()) / (norm if norm > 0 else 1.0)

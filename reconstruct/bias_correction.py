@@ -65,7 +65,8 @@ def _mean_output(call: LayerCall, total: Tensor, count: int, delta: Tensor) -> T
 
     `total` is the sum of `count` samples of a convolution's inputs, or of rows of a linear layer's.
     """
-    mean = total / count
+    # An expert that is never chosen has no rows.
+    mean = total / max(count, 1)
     if call.layer.kind != "conv":
         return mean[0] @ (delta if call.layer.transposed else delta.T)
     padded = torch.nn.functional.pad(mean, [side for pair in reversed(call.padding) for side in pair])

@@ -46,29 +46,31 @@ def confirmed_damping(inputs: InputGram, least: float, order: Tensor) -> float:
     """
     if inputs.half is None:
         return least
-    folds = inputs.half, inputs.without(inputs.half)
-    probes = _probes(inputs.gram)
+    probes, backward = _probes(inputs.gram), order.flip(1)
+    one, other = (_placed(half.gram, backward) for half in (inputs.half, inputs.without(inputs.half)))
     best, best_error, damping = least, math.inf, least
     while damping <= max(least, MOST):
-        error = sum(
-            _error(fitted.gram, judged.gram, damping, order, probes)
-            for fitted, judged in (folds, folds[::-1])
-        )
+        error = _error(one, other, damping, probes) + _error(other, one, damping, probes)
         if error >= best_error:
             break
         best, best_error, damping = damping, error, damping * TIMES
     return best
 
 
-def _error(fitted: Tensor, judged: Tensor, damping: float, order: Tensor, probes: Tensor) -> float:
-    """``trace(Z' T G T' Z)`` with T of one Gram matrix, G another and Z the probes, over all groups."""
-    _, lower = factored(fitted, damping, order)
-    # U is the inverse of the lower factor with rows and columns in reverse, so that T' Z takes one solution.
+def _placed(gram: Tensor, order: Tensor) -> Tensor:
+    groups = torch.arange(len(gram), device=gram.device)[:, None, None]
+    return gram[groups, order[:, :, None], order[:, None, :]]
+
+
+def _error(fitted: Tensor, judged: Tensor, damping: float, probes: Tensor) -> float:
+    """``trace(Z' T G T' Z)`` with T of one Gram matrix, G another and Z the probes, over all groups.
+
+    With columns in reverse, U is the inverse of the lower factor, so that T' Z takes one solution.
+    """
+    _, lower = factored(fitted, damping)
     scaled = lower.diagonal(dim1=1, dim2=2)[:, :, None] * probes
-    spread = torch.linalg.solve_triangular(lower.mT, scaled, upper=True).flip(1)
-    groups = torch.arange(len(judged), device=judged.device)[:, None, None]
-    placed = judged[groups, order[:, :, None], order[:, None, :]]
-    return float((spread * (placed @ spread)).sum())
+    spread = torch.linalg.solve_triangular(lower.mT, scaled, upper=True)
+    return float((spread * (judged @ spread)).sum())
 
 
 def _probes(gram: Tensor) -> Tensor:

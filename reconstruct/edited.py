@@ -18,7 +18,6 @@ from ..allocator import (
     further_costs,
     layer_activations,
     parse_unit,
-    problem_digest,
 )
 from ..errors import InputError
 from ..quantizer import option_names, parse_option, stored_bits, weight_part
@@ -41,8 +40,7 @@ def accept_edits(plan: Plan) -> Plan:
     layers = tuple(_counted(plan, layer) for layer in plan.layers)
     untouched = assignment_digest(layers, plan.activations) == plan.assignment and layers == plan.layers
     if plan.certificate is not None:
-        asked = problem_digest(plan.budgets, plan.constraints, plan.tables)
-        untouched = untouched and plan.certificate.problem == asked
+        untouched = untouched and plan.certificate.problem == plan.problem()
     accepted = plan if untouched else _edited(_with_bit_operations(plan), layers)
     rules = converted(accepted.constraints or Constraints(), weight_part)
     check_rules(accepted.model_copy(update={"constraints": rules}), option_names)

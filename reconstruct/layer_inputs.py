@@ -7,7 +7,7 @@ import math
 import torch
 
 from ..errors import InputError
-from ..network import ACTIVATION_BATCH, Layer
+from ..network import ACTIVATION_BATCH, SAMPLES_FIRST, Layer
 from .gram import InputGram, position_count
 from .streams import Streams
 
@@ -81,11 +81,16 @@ def input_gram(
             # A convolution of one sample may come without the axis of samples.
             if step.call.stride and quantized.ndim == len(step.call.stride) + 1:
                 quantized, floating = quantized[None], floating[None]
-            # Tokens that are folded into that axis are positions too.
-            elif not step.call.stride and len(quantized) != rows and len(quantized) % rows == 0:
+            elif not step.call.stride and quantized.numel():
+                # Tokens that are folded into the axis of samples, or before it, are positions too.
+                axis = streams.axes.get(node, SAMPLES_FIRST)
+                moved = [axis.first(value, rows) for value in (quantized, floating)]
                 quantized, floating = (
-                    value.reshape(rows, -1, layer.fan_in) for value in (quantized, floating)
+                    value if first is None else first.reshape(rows, -1, layer.fan_in)
+                    for value, first in zip((quantized, floating), moved, strict=True)
                 )
+            if quantized.numel() == 0:
+                continue
             rows_per_sample = len(quantized) / rows
             count, few = position_count(step.call, quantized), math.ceil(wanted / rows_per_sample)
             picked = torch.randperm(count, generator=generator)[:few] if few < count else None

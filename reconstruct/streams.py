@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -16,10 +17,12 @@ from ..network import (
     Data,
     Layer,
     Network,
+    SampleAxis,
     activation_key,
     different_samples,
     from_rows,
     is_by_sample,
+    sample_axes,
 )
 from .finalize import StoredLayer
 from .region import Region, region_between
@@ -62,6 +65,11 @@ class Streams:
         self.entry: str = self.network.schedule.inputs[0]
         inputs = self.data.inputs
         self.quantized = self.floating = Activations(inputs)
+
+    @cached_property
+    def axes(self) -> dict[str, SampleAxis]:
+        """Where the samples are in what enters layers, if not first; see `sample_axes`."""
+        return sample_axes(self.network, self.data)
 
     def start_at(self, entry: str, values: Activations) -> None:
         """Begin at a cut whose value is known, the same in both networks."""

@@ -195,7 +195,8 @@ def best_uniform_plan(profile: Profile, plan: Plan) -> Plan | None:
             "solver": "measurement",
         }
     )
-    return best.model_copy(update={"certificate": certificate})
+    # Its bit operations are counted at other bits of activations.
+    return best.model_copy(update={"certificate": certificate.of_problem(best.problem())})
 
 
 def uniform_plans(

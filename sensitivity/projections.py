@@ -74,6 +74,9 @@ def project(
     """
     draws, samples = len(cotangents), len(inputs)
     channels, options, fan_in = deltas.shape
+    if inputs.numel() == 0:
+        # An expert that no sample of these reaches.
+        return inputs.new_zeros(channels, samples, draws, options)
     if layer.kind == "conv":
         outgoing = [cotangent.flatten(2) for cotangent in cotangents]
     else:

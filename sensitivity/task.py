@@ -29,7 +29,6 @@ from ..allocator import (
     layer_widths,
     match_layers,
     parse_unit,
-    problem_digest,
     solve_multi,
 )
 from ..errors import InputError
@@ -283,15 +282,11 @@ def build_plan(
     weights = sum(layer.size_bits for layer in layers)
     found = profile.activations
     activations = () if found is None else found.planned(widths)
-    tables_ = {table.name: table.as_document() for table in tables} or None
-    if certificate is not None:
-        problem = problem_digest(budgets, constraints, tables_)
-        certificate = certificate.model_copy(update={"problem": problem})
     plan = Plan(
         unit=str(parsed),
         budgets=budgets,
         constraints=constraints,
-        tables=tables_,
+        tables={table.name: table.as_document() for table in tables} or None,
         complexity=Complexity(
             size_bits=weights + profile.fixed_bits,
             average_bits=weights / profile.weight_count,
@@ -310,6 +305,8 @@ def build_plan(
         activations=activations,
         live=() if found is None else found.live,
     )
+    if certificate is not None:
+        plan = plan.model_copy(update={"certificate": certificate.of_problem(plan.problem())})
     costs = {name: float(cost) for name, cost in further_costs(plan).items()}
     return plan.model_copy(update={"complexity": plan.complexity.model_copy(update={"costs": costs})})
 

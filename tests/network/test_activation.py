@@ -156,3 +156,19 @@ def test_a_token_of_zeros_stays_zero_in_half_precision(tmp_path: Path) -> None:
     assert torch.equal(explicit.run(x), expected)
     save_program(explicit, tmp_path / "program.json")
     assert torch.equal(load_program(tmp_path / "program.json", network.tensors).run(x), expected)
+
+
+def test_a_value_of_single_precision_stays_so_beside_one_of_half() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(2, 3).half(), nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.second(self.first(x.half()).float().relu())
+            return out
+
+    x = torch.randn(4, 2)
+    network = capture(Mixed().eval(), x[:2])
+    given_ = {activation_key("relu"): dynamic_activation(255)}
+    assert torch.equal(with_explicit_activations(network, given_).run(x), network.run(x, tensors=given_))

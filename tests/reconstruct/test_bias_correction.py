@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from apportion.allocator import Plan
 from apportion.network import Data, LayerCall, Network, capture
 from apportion.quantizer import parse_options
-from apportion.reconstruct import Finalized, correct_biases, finalize_nearest
+from apportion.reconstruct import Finalized, Gptq, correct_biases, finalize_nearest
 from apportion.sensitivity import measure_profile, solve_plan
 
 TOLERANCE = 1e-4
@@ -160,3 +160,23 @@ def test_tokens_folded_into_the_samples_count_as_positions() -> None:
         found.append(correct_biases(network, data, rounded).biases)
     for name, bias in found[0].items():
         torch.testing.assert_close(found[1][name], bias, rtol=1e-4, atol=1e-5)
+
+
+def test_a_layer_that_nothing_reaches_keeps_its_bias() -> None:
+    class Experts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.one, self.other, self.last = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            chosen = (x[:, 0] > 100).nonzero()[:, 0]
+            return self.last(self.one(x).index_add(0, chosen, self.other(x[chosen])))
+
+    data = Data(torch.randn(8, 4, generator=torch.Generator().manual_seed(0)), None, "noise")
+    network = capture(Experts().eval(), data.inputs[:2])
+    profile, arrays = measure_profile(network, data, parse_options("w2"))
+    rounded = finalize_nearest(network, solve_plan(profile, arrays, "30b", "layer"))
+    corrected = correct_biases(network, data, rounded)
+    assert torch.equal(corrected.biases["other.bias"], network.tensors["other.bias"])
+    Gptq().finalize(network, solve_plan(profile, arrays, "30b", "layer"), data)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from apportion.allocator import Constraints, Plan, assignment_digest, problem_digest, read_plan, write_plan
+from apportion.allocator import Constraints, CostTable, Plan, assignment_digest, read_plan, write_plan
 from apportion.errors import InputError
 from apportion.quantizer import parse_option, stored_bits
 from apportion.reconstruct import accept_edits
@@ -33,8 +33,8 @@ def channel_plan(profile: tuple[Profile, ProfileArrays], plan: Plan) -> Plan:
 def _certified(plan: Plan) -> Plan:
     """The plan as if it had been solved under the budgets and rules that it states."""
     assert plan.certificate is not None
-    problem = problem_digest(plan.budgets, plan.constraints, plan.tables)
-    return plan.model_copy(update={"certificate": plan.certificate.model_copy(update={"problem": problem})})
+    certificate = plan.certificate.of_problem(plan.problem())
+    return plan.model_copy(update={"certificate": certificate})
 
 
 @pytest.mark.parametrize("budget", ["3.5b", "4b", "60KB"])
@@ -156,3 +156,17 @@ def test_an_edit_over_a_budget_of_another_quantity_names_it_and_costs_are_counte
 def test_a_budget_of_a_quantity_without_a_table_is_refused(plan: Plan) -> None:
     with pytest.raises(InputError, match="budget latency=3 limits latency, but its tables are none"):
         accept_edits(limited(plan, budgets=("4b", "latency=3")))
+
+
+def test_costs_in_whole_numbers_are_those_that_the_plan_states(
+    profile: tuple[Profile, ProfileArrays], tmp_path: Path
+) -> None:
+    costs = {layer.name: {"w2": 1, "w2x2": 2, "w4": 2, "w8": 4} for layer in profile[0].layers}
+    used = {
+        layer: {o: c for o, c in each.items() if o in profile[0].options} for layer, each in costs.items()
+    }
+    missing = dict.fromkeys(profile[0].options, 3)
+    table = CostTable("latency", {layer: missing | each for layer, each in used.items()})
+    plan = solve_plan(*profile, ["4b", "latency=100"], "layer", tables=[table])
+    write_plan(tmp_path / "plan.json", plan)
+    assert accept_edits(read_plan(tmp_path / "plan.json")).certificate is not None

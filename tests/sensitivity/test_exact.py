@@ -38,7 +38,7 @@ def test_exact_scores_do_not_depend_on_the_batch(
     image_network: Network, image_data: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = score_exact(image_network, image_data, OPTIONS, QUANTIZER)
-    monkeypatch.setattr(exact, "BATCH", 5)
+    monkeypatch.setattr(exact, "batch_size", lambda network: 5)
     told: list[tuple[int, int]] = []
     parts = score_exact(
         image_network,
