@@ -164,9 +164,6 @@ def solve(
     reporter, folder = Reporter(quiet), RunFolder(out)
     where = profile or folder.any_profile()
     scores, arrays = read_profile(where)
-    others = [place for place in folder.profiles() if place != where] if profile is None else []
-    if others:
-        reporter.say(f"scores: {where}; others are there too, --profile {others[0]} takes those")
     plan = solve_plan(
         scores,
         arrays,
@@ -179,6 +176,9 @@ def solve(
     )
     plan = with_confidence(scores, arrays, plan)
     folder.prepare((folder.plan,), force=force)
+    others = [place for place in folder.profiles() if place != where] if profile is None else []
+    if others:
+        reporter.say(f"scores: {where}; others are there too, --profile {others[0]} takes those")
     write_plan(folder.plan, plan)
     report_plan(plan, folder, reporter, json_)
 

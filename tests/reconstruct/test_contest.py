@@ -114,7 +114,7 @@ def test_the_cheapest_method_within_the_margin_is_taken(
 
 
 def test_at_two_bits_learning_pays(network: Network, data: Data, uniform: Uniform) -> None:
-    ran = Contest(network, data, 300)
+    ran = Contest(network, data, 500)
     judged = ran([uniform("w2")], None, None)
     how = judged.kept.plan.reconstruction
     assert how is not None
