@@ -113,7 +113,7 @@ def measure_by_gptq(name: str, budgets: list[str], samples: int, most: int | Non
     nearest, scored = _scored(subject), _scored(subject, weights)
     reference = float_logits(subject.network, subject.held_out)
     kept = Kept(subject, BY_GPTQ, "gptq")
-    kept.document |= {"gptq_on": GPTQ_ON[name], "gptq_threads": threads}
+    kept.document |= {"gptq_on": GPTQ_ON[name], "gptq_threads": threads, "gptq_before_damping": False}
     evaluations = most or BY_GPTQ_EVALUATIONS
     for budget in budgets:
         found = {}
@@ -255,6 +255,12 @@ def write_page() -> None:
     if by_class:
         notes.append(
             f"Refined before samples were spread, with halves sorted by class: {', '.join(by_class)}."
+        )
+    before = [each["network"] for each in by_gptq if each.get("gptq_before_damping")]
+    if before:
+        notes.append(
+            "By GPTQ before its Gram matrices were damped by halves of the images, see gptq.md: "
+            f"{', '.join(before)}."
         )
     notes.append("The seconds are those of a machine that did other work beside it.")
     write_report(
