@@ -154,7 +154,9 @@ def frontier(
     job = Job(folder, reporter)
     inputs = source.load().without(limits.constraints.exclude)
     scoring = scoring.suited(inputs.network)
-    for name, budget in ("--from", start or ANY_SIZE), ("--to", end or ANY_SIZE):
+    for given, budget in ("", ANY_SIZE), ("--from: ", start), ("--to: ", end):
+        if budget is None:
+            continue
         try:
             check_feasible(
                 inputs.network,
@@ -165,7 +167,7 @@ def frontier(
                 activations=scoring.activations,
             )
         except InfeasibleError as error:
-            raise InfeasibleError(f"{name}: {error}") from error
+            raise InfeasibleError(f"{given}{error}") from error
     ((profile, arrays),) = job.profiles(inputs, scoring, force=force)
     measured = measure_frontier(
         profile,

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from .gram import InputGram, factored
+from .gram import InputGram, factored, placed
 
 __all__ = ["confirmed_damping"]
 
@@ -47,7 +47,7 @@ def confirmed_damping(inputs: InputGram, least: float, order: Tensor) -> float:
     if inputs.half is None:
         return least
     probes, backward = _probes(inputs.gram), order.flip(1)
-    one, other = (_placed(half.gram, backward) for half in (inputs.half, inputs.without(inputs.half)))
+    one, other = (placed(half.gram, backward) for half in (inputs.half, inputs.without(inputs.half)))
     best, best_error, damping = least, math.inf, least
     while damping <= max(least, MOST):
         error = _error(one, other, damping, probes) + _error(other, one, damping, probes)
@@ -55,11 +55,6 @@ def confirmed_damping(inputs: InputGram, least: float, order: Tensor) -> float:
             break
         best, best_error, damping = damping, error, damping * TIMES
     return best
-
-
-def _placed(gram: Tensor, order: Tensor) -> Tensor:
-    groups = torch.arange(len(gram), device=gram.device)[:, None, None]
-    return gram[groups, order[:, :, None], order[:, None, :]]
 
 
 def _error(fitted: Tensor, judged: Tensor, damping: float, probes: Tensor) -> float:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..network import LayerCall
 
-__all__ = ["InputGram", "factored", "position_count", "unfolded"]
+__all__ = ["InputGram", "factored", "placed", "position_count", "unfolded"]
 
 # Numbers of one piece of unfolded inputs: larger ones no longer fit the processor's cache.
 PIECE = 2**22
@@ -138,17 +138,18 @@ def factored(gram: Tensor, damping: float, order: Tensor | None = None) -> tuple
     mean = gram.diagonal(dim1=1, dim2=2).mean(1)
     mean = mean.where(mean > 0, 1.0)
     eye = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
-    groups = torch.arange(len(gram), device=gram.device)[:, None, None]
     while True:
         damped = gram + (damping * mean)[:, None, None] * eye
-        placed = damped
-        if order is not None:
-            backward = order.flip(1)
-            placed = damped[groups, backward[:, :, None], backward[:, None, :]]
-        lower, failed = torch.linalg.cholesky_ex(placed)
+        lower, failed = torch.linalg.cholesky_ex(damped if order is None else placed(damped, order.flip(1)))
         if not bool(failed.any()):
             return damped, lower
         damping *= 10
+
+
+def placed(gram: Tensor, order: Tensor) -> Tensor:
+    """Every matrix with its rows and columns in an order, shape (groups, fan_in)."""
+    groups = torch.arange(len(gram), device=gram.device)[:, None, None]
+    return gram[groups, order[:, :, None], order[:, None, :]]
 
 
 def position_count(call: LayerCall, entering: Tensor) -> int:
