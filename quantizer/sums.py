@@ -58,7 +58,7 @@ class SortedRows:
 def code_combinations(bits: int, points: int, device: torch.device) -> Tensor:
     """All ways to choose a code of `bits` bits for each point, shape (2^(bits * points), points), float32."""
     codes = torch.arange(-(2 ** (bits - 1)), 2 ** (bits - 1), device=device, dtype=torch.float32)
-    return torch.cartesian_prod(*[codes] * points)
+    return torch.cartesian_prod(*[codes] * points).view(-1, points)
 
 
 def alternate(rows: SortedRows, combinations: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import Self
@@ -16,9 +16,11 @@ from .finalize import StoredLayer
 
 __all__ = ["Bracket", "LayerGrid"]
 
-# Beyond this many sums of a row's points, its codes are found point after point instead of in a table.
-MOST_SUMS = 2**8
-TABLE_NUMBERS = 2**22
+# Beyond this many codes of all points but the last, codes are found point after point.
+MOST_EARLIER = 2**6
+TRIED_NUMBERS = 2**22
+# In steps of the last point.
+COINCIDING = 1e-3
 
 
 class LayerGrid:
@@ -105,7 +107,7 @@ class LayerGrid:
         sums : bool
             Whether a sum of points may become the next larger or smaller sum, which changes any of its
             points; else the last point alone is rounded up or down, and the earlier ones stay as stored.
-            Sums of more than 8 bits have the last point rounded in either case.
+            Where all points but the last have more than 6 bits, the last is rounded in either case.
         """
         rows = self._cut.to_rows(weight.float())
         low, gap, share = torch.empty_like(rows), torch.empty_like(rows), torch.empty_like(rows)
@@ -223,23 +225,20 @@ class _LastPoint:
 
 
 class _Sums(_LastPoint):
-    """Rows with a sorted table of all sums of their points."""
+    """Rows whose nearest sum of points is exact: every code of the earlier points is tried.
+
+    The last point's code follows from what they leave over, so that no table of sums is kept, whatever the
+    number of groups.
+    """
 
     def __init__(self, rows: QuantizedRows) -> None:
         super().__init__(rows)
-        combinations = code_combinations(rows.option.bits, rows.option.points, rows.steps.device)
-        sums = torch.einsum("png,sp->ngs", self.steps, combinations)
-        self.sums, self.order = sums.sort(2)
-        self.borders = (self.sums[:, :, 1:] + self.sums[:, :, :-1]) / 2
-        self.codes = combinations.T.contiguous()
-
-    def of(self, place: Tensor) -> Self:
-        some = super().of(place)
-        some.sums, some.order, some.borders = self.sums[place], self.order[place], self.borders[place]
-        return some
+        option = rows.option
+        self.earlier = code_combinations(option.bits, option.points - 1, rows.steps.device)
 
     def nearest(self, values: Tensor, columns: Tensor) -> Tensor:
-        return self._codes(self._place(self.borders, values, columns), columns)
+        found = [self._nearest(*piece) for piece in self._pieces(values, columns)]
+        return torch.cat(found, 2)
 
     def around(
         self, codes: Tensor, values: Tensor, columns: Tensor, *, sums: bool
@@ -247,34 +246,57 @@ class _Sums(_LastPoint):
         if not sums:
             return super().around(codes, values, columns, sums=False)
         own = self.values(codes, columns)
-        place = self._place(self.borders, own, columns)
-        place = (place - (values < own).to(place.dtype)).clamp_(0, self.sums.shape[2] - 2)
-        below, above = self._codes(place, columns), self._codes(place + 1, columns)
-        low, high = self.values(below, columns), self.values(above, columns)
-        gap = high - low
-        # Sums that coincide leave nothing to choose.
-        middle = (low + high) / 2
-        at_high = _is_nearer(own, high, low)
-        inside = torch.where(at_high, values.maximum(middle), values.minimum(middle))
+        side = torch.where(values < own, -1.0, 1.0)
+        other = torch.cat([self._next(*piece) for piece in self._pieces(own, columns, side)], 2)
+        beyond = self.values(other, columns)
+        is_upper = beyond < own
+        below, above = torch.where(is_upper, other, codes), torch.where(is_upper, codes, other)
+        middle = (own + beyond) / 2
+        inside = torch.where(is_upper, values.maximum(middle), values.minimum(middle))
+        low, gap = own.minimum(beyond), (own - beyond).abs_()
         share = ((inside - low) / gap.where(gap > 0, 1.0)).clamp_(0.0, 1.0)
         return below, above, share
 
-    def _place(self, edges: Tensor, values: Tensor, columns: Tensor) -> Tensor:
-        """How many of the edges of its cell are at most each value, shape (n, k)."""
-        if edges.shape[1] == 1:
-            return torch.searchsorted(edges[:, 0], values.contiguous(), right=True)
-        rows = torch.arange(len(values), device=values.device)[:, None]
-        piece = max(1, TABLE_NUMBERS // (len(values) * edges.shape[2]))
-        found = [
-            torch.searchsorted(edges[rows, cell // self.group], value[:, :, None], right=True)[:, :, 0]
-            for value, cell in zip(torch.split(values, piece, 1), torch.split(columns, piece, 1), strict=True)
-        ]
-        return torch.cat(found, 1)
+    def _pieces(self, values: Tensor, columns: Tensor, *more: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """Columns of all, so few at a time that the numbers tried take little memory."""
+        width = max(1, TRIED_NUMBERS // (len(values) * len(self.earlier)))
+        return zip(*(torch.split(each, width, 1) for each in (values, columns, *more)), strict=True)
 
-    def _codes(self, place: Tensor, columns: Tensor) -> Tensor:
-        rows = torch.arange(len(place), device=place.device)[:, None]
-        cells = columns // self.group if self.order.shape[1] > 1 else torch.zeros_like(columns)
-        return self.codes[:, self.order[rows, cells, place]]
+    def _rest(self, values: Tensor, steps: Tensor) -> Tensor:
+        """What each choice of the earlier codes leaves of `values`, shape (choices, n, k)."""
+        return values - torch.einsum("mp,pnk->mnk", self.earlier, steps[:-1])
+
+    def _nearest(self, values: Tensor, columns: Tensor) -> Tensor:
+        steps = self.steps_at(columns)
+        rest = self._rest(values, steps)
+        last = (rest / steps[-1]).round_().clamp_(-self.half, self.half - 1)
+        return self._codes((rest - last * steps[-1]).abs_().argmin(0), last)
+
+    def _next(self, own: Tensor, columns: Tensor, side: Tensor) -> Tensor:
+        """Codes of the next larger sum where `side` is 1, the next smaller where it is -1.
+
+        At the end of the sums it is the one on the other side.
+        """
+        steps = self.steps_at(columns)
+        rest, step = self._rest(own, steps), steps[-1]
+        found, distance = self._beyond(rest, step, side)
+        at_end = distance.isinf()
+        if bool(at_end.any()):
+            found = torch.where(at_end, self._beyond(rest, step, -side)[0], found)
+        return found
+
+    def _beyond(self, rest: Tensor, step: Tensor, side: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes of the nearest sum on one side, and how far it is: infinitely where there is none."""
+        ahead = side * step.sign()
+        # Sums that all but coincide leave nothing to choose.
+        last = ahead * ((ahead * rest / step + COINCIDING).floor_() + 1)
+        last = torch.where(ahead > 0, last.clamp_min(-self.half), last.clamp_max(self.half - 1))
+        is_code = (last >= -self.half) & (last < self.half)
+        distance, best = (side * (last * step - rest)).masked_fill_(~is_code, torch.inf).min(0)
+        return self._codes(best, last), distance
+
+    def _codes(self, best: Tensor, last: Tensor) -> Tensor:
+        return torch.cat([self.earlier.T[:, best], last.gather(0, best[None])])
 
 
 def _is_nearer(values: Tensor, first: Tensor, second: Tensor) -> Tensor:
@@ -283,5 +305,5 @@ def _is_nearer(values: Tensor, first: Tensor, second: Tensor) -> Tensor:
 
 
 def _grid(rows: QuantizedRows) -> _LastPoint:
-    few = 2 ** (rows.option.bits * rows.option.points) <= MOST_SUMS
+    few = 2 ** (rows.option.bits * (rows.option.points - 1)) <= MOST_EARLIER
     return _Sums(rows) if rows.option.points > 1 and few else _LastPoint(rows)
