@@ -9,24 +9,19 @@ import torch
 from torch import Tensor
 
 from ..network import LayerCall
+from .levels import level_weights
 
 __all__ = ["InputGram", "factored", "placed", "position_count", "unfolded"]
 
 # Numbers of one piece of unfolded inputs: larger ones no longer fit the processor's cache.
 PIECE = 2**22
-ORDINARY, MOST_ENERGY = 0.9, 3.0
-"""Share of positions that are taken for ordinary, and how much more than these one counts at most."""
 
 
 @dataclass
 class InputGram:
     """Sums over samples and positions of the products of a layer's inputs.
 
-    Where they are levelled, a position whose inputs x have an energy x'x above three times that of nine in
-    ten positions counts less, as if it had that much. Transformers have a few tokens with activations a
-    hundred times those of others (Sun et al., "Massive activations in large language models", COLM 2024); a
-    layer norm takes their size away again, but sums of squares would be of them alone, and what is fitted to
-    these gives up all other tokens.
+    Where they are levelled, positions whose inputs have an outlying energy count less, see `level_weights`.
 
     Attributes
     ----------
@@ -192,12 +187,8 @@ def unfolded(call: LayerCall, entering: Tensor, picked: Tensor | None = None) ->
 
 def _levelled(inputs: Tensor) -> Tensor:
     """Inputs times the weight of their position, (groups, positions, fan_in)."""
-    energy = inputs.square().sum((0, 2))
-    place = max(1, round(ORDINARY * len(energy)))
-    most = MOST_ENERGY * energy.kthvalue(place).values
-    if bool(most == 0) or bool((energy <= most).all()):
-        return inputs
-    return inputs * (most / energy).clamp(max=1.0)[None, :, None]
+    weights = level_weights(inputs.square().sum((0, 2)))
+    return inputs if weights is None else inputs * weights[None, :, None]
 
 
 def _windows(call: LayerCall, entering: Tensor) -> Tensor:

@@ -76,8 +76,8 @@ class LearnedRounding:
     start : Gptq or None
         Where learning starts, and what it must beat; None: rounding to nearest.
     fisher : bool
-        Weigh the error of a unit's output by the diagonal of the Fisher information there; else plain
-        squared error.
+        Weigh the error of a unit's output by the diagonal of the Fisher information there; else positions
+        of outlying energy count less, see `level_weights`, and all others the same.
     all_points : bool
         Learn which of two neighbouring sums of points a weight takes; else the rounding of the last point
         alone, and the earlier points stay.

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, fx
 
-from ..network import Activations, Block, Layer, Network, different_samples
+from ..network import ACTIVATION_BATCH, Activations, Block, Layer, Network, different_samples
 from .learn import UnitData
+from .levels import level_weights
 from .region import Region, region_between
 from .streams import Streams
 
@@ -79,7 +80,10 @@ def unit_data(
             return region.run(streams.moved(floating, part), streams.inputs(part))
 
     leaving = streams.store.compute(count, target)
-    importance = _fisher(streams, exit_, leaving, seed) if fisher else None
+    if fisher:
+        importance: Activations | None = _fisher(streams, exit_, leaving, seed)
+    else:
+        importance = _levels(leaving, layers[-1])
     return region, UnitData(quantized, floating, leaving, importance, inputs)
 
 
@@ -118,6 +122,22 @@ def _after_pointwise(network: Network, name: str) -> str:
 
 def _is_pointwise(node: fx.Node) -> bool:
     return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags
+
+
+def _levels(leaving: Activations, last: Layer) -> Activations | None:
+    """Weights of the positions of what leaves a unit, see `level_weights`, for each in place of its channels.
+
+    Channels are where the last layer has them, or on the last axis.
+    """
+    values = leaving.values
+    if values.ndim == 1:
+        return None
+    has_maps = last.kind == "conv" and values.ndim - leaving.folded == len(last.shape)
+    channels = 1 - len(last.shape) if has_maps else -1
+    parts = torch.split(values, ACTIVATION_BATCH)
+    energy = torch.cat([part.float().square().sum(channels, keepdim=True) for part in parts])
+    weights = level_weights(energy.flatten())
+    return None if weights is None else Activations(weights.view_as(energy), leaving.folded)
 
 
 def _fisher(streams: Streams, exit_: str, leaving: Activations, seed: int) -> Activations:

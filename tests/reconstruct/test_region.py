@@ -15,6 +15,7 @@ from apportion.reconstruct.layer_inputs import input_gram
 from apportion.reconstruct.learn import UnitData, _batch_error
 from apportion.reconstruct.region import region_between
 from apportion.reconstruct.streams import Streams, walkable_blocks
+from apportion.reconstruct.units import unit_data
 
 
 def test_regions_of_all_blocks_in_turn_are_the_network(network: Network, data: Data) -> None:
@@ -124,3 +125,38 @@ def test_samples_are_learned_from_where_the_network_is() -> None:
         data = UnitData(inputs, Activations(torch.empty(16, 8)), values, values, inputs)
         error = _batch_error(region, data, {}, {}, 16, Learning(drop=0.5), torch.Generator())
         assert error.device.type == "cuda"
+
+
+class Columns(nn.Module):
+    """Columns of an image, as maps and then as tokens, the first a hundred times the others."""
+
+    size: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(3, 8, (4, 1)), nn.Linear(8, 5)
+        self.register_buffer("size", torch.tensor([100.0, *[1.0] * 19]))
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.size * self.conv(images)
+        tokens: Tensor = self.linear(maps.flatten(2).mT)
+        return tokens
+
+
+def test_a_position_a_hundred_times_the_others_counts_as_three_of_them() -> None:
+    torch.manual_seed(0)
+    data = Data(torch.randn(64, 3, 4, 20), None, "columns")
+    network = capture(Columns().eval(), data.inputs[:2])
+    blocks = walkable_blocks(network, data)
+    with ActivationStore(2**30) as store:
+        streams = Streams(network, data, store, with_float=True)
+        for block, shape in zip(blocks, [(64, 1, 1, 20), (64, 20, 1)], strict=True):
+            streams.advance(block.entry)
+            _, unit = unit_data(streams, block, block.layers, fisher=False, seed=0)
+            assert unit.importance is not None
+            weights = unit.importance.values
+            assert weights.shape == shape
+            energy = unit.target.values.square().sum(shape.index(1), keepdim=True)
+            ordinary = energy.flatten().kthvalue(round(0.9 * energy.numel())).values
+            torch.testing.assert_close(weights, (3 * ordinary / energy).clamp(max=1.0))
+            assert float(weights.squeeze()[:, 0].mean()) < 0.1
