@@ -13,6 +13,7 @@ from .activation_plan import (
 )
 from .budget import ACT_MEMORY, SIZE, Budget, BudgetKind, average_budget, parse_budget
 from .chart import label_layers, layer_chart_width, save_figure
+from .codes import CodeSavings
 from .conflict import check_together
 from .constraints import Constraints, ConstraintsFile, converted, match_layers, read_constraints
 from .convex import solve_constrained
@@ -50,7 +51,7 @@ from .problem import Problem, cost_range
 from .rules import Rules, expand_auto, match_rules
 from .solution import Certificate, MultiSolution, Solution, Status
 from .solve import solve
-from .solve_joint import solve_joint
+from .solve_joint import certified_joint, search_joint, solve_joint
 from .solve_multi import solve_multi
 from .tables import BOPS, COUNTED, MACS, CostTable, WholeCosts, read_table
 from .tolerance import Drop, DropKind, Search, SearchOutcome, Tolerance, Trial, parse_tolerance
@@ -68,6 +69,7 @@ __all__ = [
     "Budget",
     "BudgetKind",
     "Certificate",
+    "CodeSavings",
     "Columns",
     "Complexity",
     "Constraints",
@@ -110,6 +112,7 @@ __all__ = [
     "activation_bits",
     "assignment_digest",
     "average_budget",
+    "certified_joint",
     "check_layers",
     "check_rules",
     "check_together",
@@ -146,6 +149,7 @@ __all__ = [
     "read_plan",
     "read_table",
     "save_figure",
+    "search_joint",
     "solve",
     "solve_constrained",
     "solve_joint",

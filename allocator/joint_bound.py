@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .codes import CodeSavings
 from .dual import cut_to_prices
 from .hull import lower_frontier
 from .joint import JointProblem, half_square
-from .multi import tightened
+from .multi import MultiProblem, tightened
 from .problem import cost_range
 
 __all__ = ["joint_bound"]
@@ -22,7 +23,7 @@ PROGRAMME_ENTRIES = 500
 FRANK_WOLFE_STEPS = 60
 
 
-def joint_bound(joint: JointProblem, choice: NDArray[np.intp]) -> float:
+def joint_bound(joint: JointProblem, choice: NDArray[np.intp], savings: CodeSavings | None = None) -> float:
     """Lower bound of the joint loss of every choice within the budgets.
 
     The loss f is convex over mixes x of options, so for any x
@@ -38,54 +39,106 @@ def joint_bound(joint: JointProblem, choice: NDArray[np.intp]) -> float:
     joint : JointProblem
         With budgets that can be met.
     choice : int array (units,)
-        A good choice within the budgets.
+        A good choice within the budgets, apart from what groups of one option save.
+    savings : CodeSavings, optional
+        What groups of units save where they have one option.
 
     References
     ----------
     Frank and Wolfe, "An algorithm for quadratic programming", Naval Research Logistics Quarterly 3, 1956;
     Jaggi, "Revisiting Frank-Wolfe", ICML 2013, section 2 (the bound).
     """
-    bound = _frank_wolfe(joint, choice)
+    # Mixes may be of any choices; what bounds them is counted at the budgets themselves.
+    over = (joint.linear.costs_of(choice) - joint.linear.limits).clip(min=0)
+    roomy = replace(joint.linear, budgets=tuple((joint.linear.limits + over).tolist()))
+    about = _Bound(replace(joint, linear=roomy), over, savings)
+    best = _frank_wolfe(about, choice)
     if joint.linear.loss.size <= PROGRAMME_ENTRIES:
-        mix = _best_mix(joint)
+        mix = _best_mix(about.joint)
         if mix is not None:
             mixed = np.tensordot(mix, joint.factors.astype(np.float64), axes=2)
-            residual = (joint.offset + mixed).astype(np.float32)
-            bound = max(bound, _bound_at(joint, residual, joint.gradient(residual))[1])
-    return bound
+            best = max(
+                best, about.at((joint.offset + mixed).astype(np.float32)), key=lambda found: found.value
+            )
+    return about.sharpened(best)
 
 
-def _bound_at(
-    joint: JointProblem, residual: NDArray[np.float32], slope: NDArray[np.float64]
-) -> tuple[NDArray[np.intp], float]:
-    """The choice of least slope, and the bound that a mix of this residual gives."""
-    # f(x) - f'(x) x, of which the linear part drops out
-    constant = float(residual.astype(np.float64) @ joint.offset) - half_square(residual)
-    problem = replace(joint.linear, loss=slope)
-    if len(problem.budgets) > 1:
-        priced = cut_to_prices(tightened(problem))
-        return priced.choice, constant + priced.value
-    single = problem.single(0)
-    frontier = lower_frontier(single)
-    budget = min(single.budget, cost_range(single).greatest)
-    return frontier.choice(budget), constant + frontier.bound(budget)
+class _Found(NamedTuple):
+    """A mix's residual, the choice of least slope there, and the bound that it gives at some prices."""
+
+    residual: NDArray[np.float32]
+    choice: NDArray[np.intp]
+    prices: NDArray[np.float64]
+    value: float
 
 
-def _frank_wolfe(joint: JointProblem, choice: NDArray[np.intp]) -> float:
+@dataclass(frozen=True, eq=False)
+class _Bound:
+    """What a bound is about.
+
+    Attributes
+    ----------
+    joint : JointProblem
+        With budgets that its choices without savings can meet.
+    over : int64 array (budgets,)
+        By how much these are above the budgets themselves.
+    savings : CodeSavings or None
+    """
+
+    joint: JointProblem
+    over: NDArray[np.int64]
+    savings: CodeSavings | None
+
+    def at(self, residual: NDArray[np.float32]) -> _Found:
+        """The bound that a mix of this residual gives."""
+        problem, constant = self._linear(residual)
+        if len(problem.budgets) > 1:
+            priced = cut_to_prices(tightened(problem))
+            choice, value, prices = priced.choice, priced.value, priced.prices
+        else:
+            single = problem.single(0)
+            frontier = lower_frontier(single)
+            budget = min(single.budget, cost_range(single).greatest)
+            choice, value = frontier.choice(budget), frontier.bound(budget)
+            prices = np.array([frontier.shadow_price(budget)])
+        if self.savings is not None:
+            value = self.savings.bound(problem, prices) + float(prices @ self.over)
+        return _Found(residual, choice, prices, constant + value)
+
+    def sharpened(self, found: _Found) -> float:
+        """The bound at better prices, as far as savings make others better."""
+        if self.savings is None:
+            return found.value
+        problem, constant = self._linear(found.residual)
+        true = replace(problem, budgets=tuple((problem.limits - self.over).tolist()))
+        return constant + self.savings.best_bound(true, found.prices)[1]
+
+    def _linear(self, residual: NDArray[np.float32]) -> tuple[MultiProblem, float]:
+        """The linear problem of a residual, and what its losses are short of the bound.
+
+        ``f(x) - f'(x) x``, of which the linear part drops out.
+        """
+        constant = float(residual.astype(np.float64) @ self.joint.offset) - half_square(residual)
+        return replace(self.joint.linear, loss=self.joint.gradient(residual)), constant
+
+
+def _frank_wolfe(about: _Bound, choice: NDArray[np.intp]) -> _Found:
+    joint = about.joint
     linear, residual = float(joint.linear.loss_of(choice).sum()), joint.residual(choice)
-    bound = -np.inf
+    best: _Found | None = None
     for _ in range(FRANK_WOLFE_STEPS):
-        target, below = _bound_at(joint, residual, joint.gradient(residual))
-        bound = max(bound, below)
-        toward = (joint.residual(target) - residual).astype(np.float64)
-        gain = float(joint.linear.loss_of(target).sum()) - linear
+        found = about.at(residual)
+        best = found if best is None or found.value > best.value else best
+        toward = (joint.residual(found.choice) - residual).astype(np.float64)
+        gain = float(joint.linear.loss_of(found.choice).sum()) - linear
         fall, curvature = -gain - float(residual @ toward), float(toward @ toward)
         if fall <= 0 or curvature <= 0:
             break
         part = min(1.0, fall / curvature)
         linear += part * gain
         residual = (residual + part * toward).astype(np.float32)
-    return bound
+    assert best is not None
+    return best
 
 
 def _best_mix(joint: JointProblem) -> NDArray[np.float64] | None:

@@ -7,13 +7,14 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from .codes import CodeSavings
 from .joint import JointProblem, descend
 from .joint_bound import joint_bound
 from .solution import Certificate, MultiSolution, Status
 from .solve_multi import solve_multi
 from .swaps import swap_down
 
-__all__ = ["solve_joint"]
+__all__ = ["certified_joint", "search_joint", "solve_joint"]
 
 SOLVER = "local search and convex relaxation"
 
@@ -40,17 +41,50 @@ def solve_joint(joint: JointProblem) -> MultiSolution:
     InfeasibleError
         No choice meets the budgets.
     """
+    choice, prices = search_joint(joint)
+    return certified_joint(joint, choice, prices, joint, choice)
+
+
+def search_joint(
+    joint: JointProblem, start: NDArray[np.intp] | None = None, *, time_limit_s: float | None = None
+) -> tuple[NDArray[np.intp], dict[str, float]]:
+    """A choice of little joint loss, and the prices of the additive optimum.
+
+    Parameters
+    ----------
+    start : int array (units,), optional
+        A choice within the budgets that is to be bettered; default: the additive optimum.
+    time_limit_s : float, optional
+        For the additive optimum.
+    """
     alone = joint.squares.astype(np.float64) / 2 + joint.gradient(joint.offset)
-    additive = solve_multi(replace(joint.linear, loss=alone))
+    additive = solve_multi(replace(joint.linear, loss=alone), time_limit_s=time_limit_s)
     prices = additive.certificate.shadow_prices
-    choice = descend(joint, additive.choice)
-    choice = swap_down(joint, choice, np.array(list(prices.values())))
-    return _certified(joint, choice, prices)
+    choice = descend(joint, additive.choice if start is None else start)
+    return swap_down(joint, choice, np.array(list(prices.values()))), prices
 
 
-def _certified(joint: JointProblem, choice: NDArray[np.intp], prices: dict[str, float]) -> MultiSolution:
+def certified_joint(
+    joint: JointProblem,
+    choice: NDArray[np.intp],
+    prices: dict[str, float],
+    apart: JointProblem,
+    everywhere: NDArray[np.intp],
+    savings: CodeSavings | None = None,
+) -> MultiSolution:
+    """A choice with what bounds it.
+
+    Parameters
+    ----------
+    apart : JointProblem
+        The problem that the bound is about: the same, or that of more units.
+    everywhere : int array (units of `apart`,)
+        The choice there.
+    savings : CodeSavings, optional
+        What groups of its units save where they have one option.
+    """
     objective = joint.loss_of(choice)
-    bound = min(joint_bound(joint, choice), objective)
+    bound = min(joint_bound(apart, everywhere, savings), objective)
     gap = objective - bound
     certificate = Certificate(
         objective=objective,

@@ -10,7 +10,6 @@ from ..allocator import (
     BudgetKind,
     Constraints,
     DropKind,
-    Frontier,
     FrontierCurve,
     FrontierPoint,
     Measured,
@@ -72,8 +71,13 @@ class Stretch:
                 f"--to {self.end} is not above --from {self.start}: the frontier goes up in size"
             )
 
-    def budgets(self, frontier: Frontier, weight_count: int) -> list[str]:
-        """The budgets, rising, each once; those below the least that the frontier reaches become the least.
+    def budgets(self, least: int, greatest: int, weight_count: int) -> list[str]:
+        """The budgets, rising, each once; those below the least that is reached become the least.
+
+        Parameters
+        ----------
+        least, greatest : int
+            Bits that the options reach.
 
         Raises
         ------
@@ -83,7 +87,6 @@ class Stretch:
             The end is below what the options reach.
         """
         self.check()
-        least, greatest = int(frontier.cost[0]), int(frontier.cost[-1])
         first, last = _end(self.start, "--from"), _end(self.end, "--to")
         low = least if first is None else max(least, int(first * weight_count))
         high = greatest if last is None else int(last * weight_count)
@@ -122,8 +125,9 @@ def measure_frontier(
         See `Stretch.budgets`.
     """
     data, rules = inputs.held_out or inputs.calibration, resolved_for(profile, constraints)
-    problem = pose(profile, arrays, ways[0][0], constraints=rules).problem
-    budgets = stretch.budgets(lower_frontier(problem), profile.weight_count)
+    posed = pose(profile, arrays, ways[0][0], constraints=rules)
+    problem = posed.problem
+    budgets = stretch.budgets(posed.least_bits, int(lower_frontier(problem).cost[-1]), profile.weight_count)
     reference = float_logits(inputs.network, data)
     drop = DropKind.ACCURACY if can_measure(DropKind.ACCURACY, data) else None
 

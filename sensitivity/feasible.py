@@ -184,7 +184,10 @@ def check_feasible(
     posed = pose_facts(facts, names, parsed, rules, given)
     limits = limits_of(read, posed, unit, ledger_of(network))
     if len(limits) > 1:
-        check_together(under_limits(posed, limits))
+        # As if all layers saved their option codes: refuses nothing that some choice meets.
+        codes = sum(posed.codes)
+        roomy = [replace(limit, amount=limit.amount + codes * (limit.cost == 0)) for limit in limits]
+        check_together(under_limits(posed, roomy))
 
 
 def limits_of(budgets: Sequence[Budget], posed: Posed, unit: str, ledger: Ledger) -> tuple[Limit, ...]:
@@ -234,8 +237,8 @@ def _size_limit(budget: Budget, posed: Posed, unit: str, ledger: Ledger) -> int:
     except InfeasibleError:
         # What stays float takes all of it: worse than any shortage that the options could mend.
         limit = -1
-    spread = cost_range(posed.problem)
-    if limit >= spread.least:
+    least, greatest = posed.least_bits, cost_range(posed.problem).greatest
+    if limit >= least:
         return limit
 
     def described(weight_bits: int) -> str:
@@ -247,7 +250,7 @@ def _size_limit(budget: Budget, posed: Posed, unit: str, ledger: Ledger) -> int:
 
     raise InfeasibleError(
         f"budget {budget} is below what {_choices(posed)} can reach per {unit}: from "
-        f"{described(spread.least)} to {described(spread.greatest)}, of which "
+        f"{described(least)} to {described(greatest)}, of which "
         f"{ledger.fixed_bits / 8e6:.3g}MB are stored unquantized. Raise the budget or add smaller options"
     )
 

@@ -12,13 +12,12 @@ from ..allocator import (
     average_budget,
     excesses,
     parse_unit,
-    solve_joint,
-    solve_multi,
 )
 from .block_choice import solve_blocks
+from .coded import solve_coded, solve_coded_joint
 from .facts import facts_of_profile
 from .feasible import read_budgets, tables_for
-from .joint import Objective, joint_problem
+from .joint import Objective
 from .memory import refuse_memory_of_floats
 from .profile import Profile, ProfileArrays
 from .task import activation_loss, build_plan, ledger_of_profile, pose_task, resolved_for, tables_at
@@ -98,11 +97,11 @@ def solve_plan(
     if objective is None:
         finer = parse_unit(unit).kind != "layer" and arrays is not None and arrays.factors is not None
         objective = Objective.JOINT if finer else Objective.ADDITIVE
-    if objective is Objective.JOINT:
-        return task.plan(solve_joint(joint_problem(task)))
     if objective is Objective.BLOCK:
         return task.plan(solve_blocks(task, time_limit_s))
-    return task.plan(solve_multi(task.problem, time_limit_s=time_limit_s))
+    joint = objective is Objective.JOINT
+    at, solution = solve_coded_joint(task, time_limit_s) if joint else solve_coded(task, time_limit_s)
+    return at.plan(solution)
 
 
 def _widths(

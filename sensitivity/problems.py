@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..allocator import Constraints, CostTable, MultiProblem, Problem, Rules, Unit, WholeCosts, parse_unit
+from ..allocator import (
+    CodeSavings,
+    Constraints,
+    CostTable,
+    MultiProblem,
+    Problem,
+    Rules,
+    Unit,
+    WholeCosts,
+    cost_range,
+    parse_unit,
+)
 from ..errors import InputError
 from ..quantizer import channel_code_bits
 from .facts import LayerFacts, facts_of_profile, refuse_tensor_steps, rules_of
@@ -39,6 +50,8 @@ class Posed:
         Where each layer's strips begin in `member`.
     whole : tuple of bool
         Layers that are one unit, alone or with others that are tied to them.
+    codes : tuple of int
+        Bits in which the units of every layer say which option they have; 0 for a layer that is one unit.
     rules : Rules
         What the constraints mean for the layers.
     """
@@ -50,7 +63,27 @@ class Posed:
     member: NDArray[np.intp]
     starts: NDArray[np.intp]
     whole: tuple[bool, ...]
+    codes: tuple[int, ...]
     rules: Rules
+
+    @property
+    def coded(self) -> tuple[int, ...]:
+        """Layers that store option codes, which they need not where they come out with one option."""
+        return tuple(row for row, bits in enumerate(self.codes) if bits)
+
+    def savings(self, costs: Sequence[int]) -> CodeSavings:
+        """What the coded layers save with one option, of budgets on these costs, see `under`."""
+        rows = np.array(self.coded, np.intp)
+        begin, last = self.member[self.starts[rows]], self.member[self.starts[rows + 1] - 1]
+        codes = np.array(self.codes, np.int64)[rows]
+        return CodeSavings(begin, last + 1, np.stack([codes * (cost == 0) for cost in costs]))
+
+    @property
+    def least_bits(self) -> int:
+        """The least that any choice stores, with one option for a layer or several."""
+        problem = self.under(["size"], [0], [0])
+        saved = self.savings([0]).relief(replace(problem, loss=np.zeros_like(problem.loss)), np.ones(1))
+        return cost_range(self.problem).least - int(saved.clip(min=0.0).sum())
 
     def assigned(self, choice: NDArray[np.intp]) -> list[list[str]]:
         """Option of every strip of every layer, from the option index of every unit."""
@@ -91,6 +124,7 @@ def pose(
     *,
     constraints: Constraints | None = None,
     tables: Sequence[CostTable] = (),
+    plain: Collection[int] = (),
 ) -> Posed:
     """The problem of a profile, at a unit of choice and under constraints.
 
@@ -107,6 +141,8 @@ def pose(
         Limit on the bits of all quantized weights together.
     constraints : Constraints, optional
         Excluded layers are those that the profile does not have.
+    plain : collection of int
+        Layers that are to have one option, and then store no option codes; each is one unit.
 
     Raises
     ------
@@ -125,6 +161,7 @@ def pose(
         tables,
         layer_scores(profile),
         None if arrays is None else arrays.channel_loss.numpy(),
+        plain,
     )
     return replace(posed, problem=replace(posed.problem, budget=budget_bits))
 
@@ -137,6 +174,7 @@ def pose_facts(
     tables: Sequence[CostTable],
     layer_loss: NDArray[np.float64] | None = None,
     strip_loss: NDArray[np.float64] | None = None,
+    plain: Collection[int] = (),
 ) -> Posed:
     """The problem of layers that need not be scored yet: what can be met needs no scores.
 
@@ -146,6 +184,8 @@ def pose_facts(
         Loss of every option for the whole layer; default: 0.
     strip_loss : float64 array (strips of all layers, options), optional
         The same for every strip.
+    plain : collection of int
+        See `pose`.
     """
     rules = rules_of(facts, options, constraints)
     tables = tuple(table.restricted(_needed(facts, options, rules)) for table in tables)
@@ -154,6 +194,7 @@ def pose_facts(
     starts = np.concatenate([[0], np.cumsum(strips)]).astype(np.intp)
     member, whole = np.empty(starts[-1], np.intp), []
     group_of = {row: group for group in rules.groups for row in group}
+    codes = [0] * len(facts)
     units = UnitRows(len(costs))
     for row, layer in enumerate(facts):
         place = slice(starts[row], starts[row + 1])
@@ -176,16 +217,37 @@ def pose_facts(
             loss = np.zeros((len(firsts), len(options)))
             if strip_loss is not None:
                 loss = np.add.reduceat(strip_loss[place], firsts)
+            if row in plain:
+                member[place] = units.add(
+                    [layer.name],
+                    loss.sum(axis=0)[None],
+                    np.asarray(layer.size_bits)[None],
+                    [layer.cut.strips * cost.strip[row][None] for cost in costs],
+                    rules.allowed[row],
+                )
+                continue
+            code_bits = channel_code_bits(len(options))
+            codes[row] = len(firsts) * code_bits
             first_unit = units.add(
                 _part_names(layer.name, firsts, counts[:, 0]),
                 loss,
-                counts * layer.strip_bits + channel_code_bits(len(options)),
+                counts * layer.strip_bits + code_bits,
                 [counts * cost.strip[row] for cost in costs],
                 rules.allowed[row],
             )
             member[place] = first_unit + np.arange(layer.cut.strips) // unit.tile
     scales = tuple(cost.scale for cost in costs)
-    return Posed(units.problem(options), tables, units.further(), scales, member, starts, tuple(whole), rules)
+    return Posed(
+        units.problem(options),
+        tables,
+        units.further(),
+        scales,
+        member,
+        starts,
+        tuple(whole),
+        tuple(codes),
+        rules,
+    )
 
 
 def problem_of(profile: Profile, arrays: ProfileArrays | None, unit: str, budget_bits: int) -> Problem:

@@ -237,9 +237,14 @@ def refine_plan(
         Of the units of `plan`; itself, with the account, where nothing betters it.
     """
     task = task_of(profile, arrays, plan)
+    if not task.problem.within(task.choice_of(plan)):
+        # What layers of one option save is spent, so they keep one.
+        plain = (row for row in task.posed.coded if plan.layers[row].option is not None)
+        task = task.with_plain(frozenset(plain))
     starts = [task.choice_of(plan)]
     for rival in rivals:
         alike = rival.unit in (plan.unit, "layer") and rival.profile == plan.profile
+        alike &= all(rival.layers[row].option is not None for row in task.plain)
         if alike and [value.option for value in rival.activations] == list(task.widths):
             # Finer units store more than whole layers, for which there may be no room.
             with contextlib.suppress(InfeasibleError):

@@ -14,6 +14,7 @@ from ..allocator import (
     COUNTED,
     Budget,
     Certificate,
+    CodeSavings,
     Complexity,
     Constraints,
     CostTable,
@@ -68,8 +69,12 @@ class Task:
         The units, and which strips they hold.
     problem : MultiProblem
         The units' additive losses and costs under the budgets.
+    savings : CodeSavings
+        What layers save of the budgets where they come out with one option.
     widths : tuple of str
         Option of every value that is stored in low bits, which this task does not choose.
+    plain : frozenset of int
+        Layers that are to have one option here.
     """
 
     profile: Profile
@@ -79,7 +84,16 @@ class Task:
     constraints: Constraints
     posed: Posed
     problem: MultiProblem
+    savings: CodeSavings
     widths: tuple[str, ...] = ()
+    plain: frozenset[int] = frozenset()
+
+    def with_plain(self, layers: frozenset[int]) -> Task:
+        """The task in which these layers, and no others, are to have one option."""
+        return pose_task(
+            self.profile, self.arrays, [str(budget) for budget in self.budgets], self.unit,
+            constraints=self.constraints, tables=self.posed.tables, widths=self.widths, plain=layers,
+        )  # fmt: skip
 
     def plan(self, solution: MultiSolution) -> Plan:
         """The document of a solution."""
@@ -111,8 +125,9 @@ class Task:
     def plan_of(self, choice: NDArray[np.intp]) -> Plan:
         """The document of a choice that was found by measuring, with the bound of the additive objective."""
         solved = solve_multi(self.problem).certificate
-        losses = self.problem.loss_of(choice)
-        gap = max(float(losses.sum()) - solved.bound, 0.0)
+        losses, prices = self.problem.loss_of(choice), np.array(list(solved.shadow_prices.values()))
+        bound = min(solved.bound, self.savings.bound(self.problem, prices))
+        gap = max(float(losses.sum()) - bound, 0.0)
         certificate = Certificate.from_gap(
             losses, gap, Status.MEASURED, "measured moves", solved.shadow_prices
         )
@@ -126,6 +141,10 @@ class Task:
         for layer, begin, end in zip(plan.layers, self.posed.starts, self.posed.starts[1:], strict=False):
             options = layer.strip_options() if layer.option is None else (layer.option,)
             strips[begin:end] = [columns[option] for option in options]
+        return self.choice_of_strips(strips)
+
+    def choice_of_strips(self, strips: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Option index of every unit from that of every strip of every layer."""
         choice = np.zeros(self.problem.units, np.intp)
         choice[self.posed.member] = strips
         return choice
@@ -170,6 +189,7 @@ def pose_task(
     constraints: Constraints | None = None,
     tables: Sequence[CostTable] = (),
     widths: tuple[str, ...] = (),
+    plain: frozenset[int] = frozenset(),
 ) -> Task:
     """Read and check what is to be solved; parameters and errors as `solve_plan`.
 
@@ -177,12 +197,15 @@ def pose_task(
     ----------
     widths : tuple of str
         Option of every value of the profile, where these have options.
+    plain : frozenset of int
+        Layers that are to have one option, see `pose`.
     """
     read, resolved = read_budgets(budgets), resolved_for(profile, constraints)
     given = tables_at(profile, read, tables, widths)
     found = profile.activations
     reading = layer_widths(found.planned(widths)) if found is not None and widths else {}
-    posed = pose(profile, arrays, unit, constraints=resolved, tables=[table.at(reading) for table in given])
+    at_widths = [table.at(reading) for table in given]
+    posed = pose(profile, arrays, unit, constraints=resolved, tables=at_widths, plain=plain)
     # Pairs stay in the document, where a person may choose other activations.
     posed = replace(
         posed,
@@ -191,7 +214,9 @@ def pose_task(
         ),
     )
     limits = limits_of(read, posed, unit, ledger_of_profile(profile))
-    return Task(profile, arrays, unit, tuple(read), resolved, posed, under_limits(posed, limits), widths)
+    savings = posed.savings([limit.cost for limit in limits])
+    problem = under_limits(posed, limits)
+    return Task(profile, arrays, unit, tuple(read), resolved, posed, problem, savings, widths, plain)
 
 
 def tables_at(

@@ -1,0 +1,214 @@
+"""Plans below the layer in which layers of one option store no option codes: which ones, and the proof.
+
+Units of a layer say which option they have, unless all have the same. Whether they do is one more choice for
+every layer, between its units apart and the layer as one unit that costs less. At the prices of the
+relaxation each alternative has a bound of its own; combinations are solved in the order of their bounds,
+until none that is left can be better than the best found.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..allocator import (
+    Certificate,
+    JointProblem,
+    MultiSolution,
+    Status,
+    certified_joint,
+    search_joint,
+    solve_multi,
+)
+from ..errors import InfeasibleError
+from .joint import choose_shrinkage, joint_problem, unit_factors
+from .task import Task
+
+__all__ = ["solve_coded", "solve_coded_joint"]
+
+MOST_SOLVED = 16
+"""Combinations of alternatives that are solved before the bound of the others must do."""
+JOINT_ROUNDS = 3
+ROUNDING = 1e-12
+"""Of the magnitudes of the losses: a gap that is no more comes from their sums alone."""
+
+
+def solve_coded(task: Task, time_limit_s: float | None = None) -> tuple[Task, MultiSolution]:
+    """Least additive loss of a task in which no layer need be of one option.
+
+    Returns
+    -------
+    Task
+        The same with the layers that are to have one option.
+    MultiSolution
+        Its solution, whose certificate holds for every choice of such layers.
+
+    Raises
+    ------
+    InfeasibleError
+        No choice meets the budgets.
+    """
+    if not task.posed.coded:
+        return task, solve_multi(task.problem, time_limit_s=time_limit_s)
+    solver = _Solver(task, time_limit_s)
+    rows = np.array(task.posed.coded)
+    found = solver.solved(frozenset()) or solver.solved(frozenset(rows.tolist()))
+    if found is None:
+        return task, solve_multi(task.problem)
+    prices = np.array(list(found[1].certificate.shadow_prices.values()))
+    prices, least = task.savings.best_bound(task.problem, prices)
+    relief = task.savings.relief(task.problem, prices)
+    plain = frozenset(rows[relief > 0].tolist())
+    open_bound = np.inf
+    for extra, flipped in _subsets(np.abs(relief)):
+        if least + extra >= solver.best[1].certificate.objective:
+            break
+        if solver.is_done:
+            open_bound = least + extra
+            break
+        solver.solved(plain ^ frozenset(rows[list(flipped)].tolist()))
+    at, solution = solver.best
+    bounds = [each[1].certificate.bound for each in solver.known.values() if each is not None]
+    return at, _bounded(at, solution, min(open_bound, *bounds))
+
+
+def solve_coded_joint(task: Task, time_limit_s: float | None = None) -> tuple[Task, MultiSolution]:
+    """Least joint loss of the same, by local search from the additive optimum; its bound holds likewise.
+
+    Raises
+    ------
+    InfeasibleError
+        No choice meets the budgets.
+    InputError
+        The profile has no projections of the units.
+    """
+    at, _ = solve_coded(task, time_limit_s)
+    shrinkage = choose_shrinkage(at.problem, unit_factors(at))
+    found = _searched(at, shrinkage, time_limit_s)
+    if at.plain:
+        with contextlib.suppress(InfeasibleError):
+            found = min(found, _searched(task, shrinkage, time_limit_s), key=lambda each: each.loss)
+    return found.task, found.certified(task, shrinkage)
+
+
+@dataclass(frozen=True, eq=False)
+class _Searched:
+    """A choice of little joint loss, and the task whose units it is about."""
+
+    task: Task
+    joint: JointProblem
+    choice: NDArray[np.intp]
+    prices: dict[str, float]
+
+    @property
+    def loss(self) -> float:
+        """Joint loss of the choice."""
+        return self.joint.loss_of(self.choice)
+
+    def certified(self, task: Task, shrinkage: float) -> MultiSolution:
+        """With a bound that holds for every choice of layers of one option; `task` has none."""
+        if not self.task.plain:
+            apart, everywhere = self.joint, self.choice
+        else:
+            apart = joint_problem(task, shrinkage)
+            everywhere = task.choice_of_strips(self.choice[self.task.posed.member])
+        return certified_joint(self.joint, self.choice, self.prices, apart, everywhere, task.savings)
+
+
+def _searched(at: Task, shrinkage: float, time_limit_s: float | None) -> _Searched:
+    """Local search; layers that come out with one option become one unit, and what they save is spent."""
+    joint = joint_problem(at, shrinkage)
+    choice, prices = search_joint(joint, time_limit_s=time_limit_s)
+    for _ in range(JOINT_ROUNDS):
+        alike = _alike(at, choice)
+        if not alike:
+            break
+        wider = at.with_plain(at.plain | alike)
+        start = wider.choice_of_strips(choice[at.posed.member])
+        at, joint = wider, joint_problem(wider, shrinkage)
+        choice, prices = search_joint(joint, start, time_limit_s=time_limit_s)
+    return _Searched(at, joint, choice, prices)
+
+
+@dataclass
+class _Solver:
+    """Solutions by which layers have one option.
+
+    Attributes
+    ----------
+    task : Task
+        With none of them.
+    """
+
+    task: Task
+    time_limit_s: float | None
+    known: dict[frozenset[int], tuple[Task, MultiSolution] | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._began = time.monotonic()
+
+    def solved(self, plain: frozenset[int]) -> tuple[Task, MultiSolution] | None:
+        """The solution where these layers have one option; None where no choice meets the budgets."""
+        if plain not in self.known:
+            at = self.task.with_plain(plain) if plain else self.task
+            try:
+                self.known[plain] = (at, solve_multi(at.problem, time_limit_s=self._left()))
+            except InfeasibleError:
+                self.known[plain] = None
+        return self.known[plain]
+
+    @property
+    def best(self) -> tuple[Task, MultiSolution]:
+        """That of least loss."""
+        found = [each for each in self.known.values() if each is not None]
+        return min(found, key=lambda each: each[1].certificate.objective)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether no more are to be solved."""
+        late = self.time_limit_s is not None and time.monotonic() - self._began >= self.time_limit_s
+        return late or len(self.known) >= MOST_SOLVED
+
+    def _left(self) -> float | None:
+        if self.time_limit_s is None:
+            return None
+        return max(self.time_limit_s - (time.monotonic() - self._began), 1e-3)
+
+
+def _subsets(weights: NDArray[np.float64]) -> Iterator[tuple[float, tuple[int, ...]]]:
+    """All subsets by rising sum of their weights, each with its sum; the empty one first."""
+    order = np.argsort(weights, kind="stable").tolist()
+    yield 0.0, ()
+    waiting: list[tuple[float, tuple[int, ...]]] = [(float(weights[order[0]]), (0,))]
+    while waiting:
+        total, places = heapq.heappop(waiting)
+        yield total, tuple(order[place] for place in places)
+        last = places[-1]
+        if last + 1 < len(order):
+            step = float(weights[order[last + 1]])
+            heapq.heappush(waiting, (total + step, (*places, last + 1)))
+            heapq.heappush(waiting, (total + step - float(weights[order[last]]), (*places[:-1], last + 1)))
+
+
+def _bounded(task: Task, solution: MultiSolution, bound: float) -> MultiSolution:
+    """The solution with a certificate of this bound, where its own has a higher one."""
+    own = solution.certificate
+    if bound >= own.bound:
+        return solution
+    losses, gap = task.problem.loss_of(solution.choice), own.objective - bound
+    is_open = own.status is Status.OPTIMAL and gap > ROUNDING * float(np.abs(losses).sum())
+    status = Status.SEARCH_LIMIT if is_open else own.status
+    certificate = Certificate.from_gap(losses, gap, status, own.solver, own.shadow_prices)
+    return MultiSolution(solution.choice, solution.loss, solution.costs, certificate)
+
+
+def _alike(task: Task, choice: NDArray[np.intp]) -> frozenset[int]:
+    """Layers of several units which all have the same option in a choice."""
+    strips, starts = choice[task.posed.member], task.posed.starts
+    return frozenset(row for row in task.posed.coded if len(set(strips[starts[row] : starts[row + 1]])) == 1)
