@@ -50,7 +50,7 @@ from .plan_chart import PlanData, draw_plan, plan_data
 from .problem import Problem, cost_range
 from .rules import Rules, expand_auto, match_rules
 from .solution import Certificate, MultiSolution, Solution, Status
-from .solve import solve
+from .solve import deadline_after, solve
 from .solve_joint import certified_joint, search_joint, solve_joint
 from .solve_multi import solve_multi
 from .tables import BOPS, COUNTED, MACS, CostTable, WholeCosts, read_table
@@ -118,6 +118,7 @@ __all__ = [
     "check_together",
     "converted",
     "cost_range",
+    "deadline_after",
     "descend",
     "draw_frontier",
     "draw_pareto",

@@ -10,6 +10,7 @@ mixes of options, so its relaxation bounds every choice from below.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -113,7 +114,9 @@ class JointProblem:
         return greedy_fill(single, lower_frontier(single).choice(budget), budget)
 
 
-def descend(joint: JointProblem, start: NDArray[np.intp]) -> NDArray[np.intp]:
+def descend(
+    joint: JointProblem, start: NDArray[np.intp], *, deadline: float | None = None
+) -> NDArray[np.intp]:
     """Move many units at a time while the joint loss falls; the budgets are kept.
 
     From a choice y the loss is majorised by its slope and ``t`` times the distance that every unit moves; the
@@ -125,6 +128,8 @@ def descend(joint: JointProblem, start: NDArray[np.intp]) -> NDArray[np.intp]:
         The problem.
     start : int array (units,)
         A choice within the budgets; what is returned is never worse.
+    deadline : float, optional
+        Time on `time.monotonic` after which no further move is tried.
     """
     units = np.arange(joint.linear.units)
     choice, residual = start, joint.residual(start)
@@ -132,6 +137,8 @@ def descend(joint: JointProblem, start: NDArray[np.intp]) -> NDArray[np.intp]:
     distance = joint.distance(choice)
     proximity = LEAST_PROXIMITY
     for _ in range(PROXIMAL_STEPS):
+        if deadline is not None and time.monotonic() >= deadline:
+            break
         slope = joint.gradient(residual)
         slope -= slope[units, choice][:, None]
         moved = joint.choose(slope + proximity * distance)

@@ -11,6 +11,7 @@ from .codes import CodeSavings
 from .joint import JointProblem, descend
 from .joint_bound import joint_bound
 from .solution import Certificate, MultiSolution, Status
+from .solve import deadline_after
 from .solve_multi import solve_multi
 from .swaps import swap_down
 
@@ -19,7 +20,7 @@ __all__ = ["certified_joint", "search_joint", "solve_joint"]
 SOLVER = "local search and convex relaxation"
 
 
-def solve_joint(joint: JointProblem) -> MultiSolution:
+def solve_joint(joint: JointProblem, *, time_limit_s: float | None = None) -> MultiSolution:
     """Least joint loss within the budgets, by local search from the additive optimum.
 
     The additive optimum leaves the products between units out of the square. From there many units move at
@@ -30,6 +31,8 @@ def solve_joint(joint: JointProblem) -> MultiSolution:
     ----------
     joint : JointProblem
         The problem.
+    time_limit_s : float, optional
+        Seconds after which the search stops with what it has. Relaxations are not interrupted.
 
     Returns
     -------
@@ -40,8 +43,10 @@ def solve_joint(joint: JointProblem) -> MultiSolution:
     ------
     InfeasibleError
         No choice meets the budgets.
+    InputError
+        A time limit that is not above 0.
     """
-    choice, prices = search_joint(joint)
+    choice, prices = search_joint(joint, time_limit_s=time_limit_s)
     return certified_joint(joint, choice, prices, joint, choice)
 
 
@@ -55,13 +60,14 @@ def search_joint(
     start : int array (units,), optional
         A choice within the budgets that is to be bettered; default: the additive optimum.
     time_limit_s : float, optional
-        For the additive optimum.
+        Seconds after which the search stops with what it has.
     """
+    deadline = deadline_after(time_limit_s)
     alone = joint.squares.astype(np.float64) / 2 + joint.gradient(joint.offset)
     additive = solve_multi(replace(joint.linear, loss=alone), time_limit_s=time_limit_s)
     prices = additive.certificate.shadow_prices
-    choice = descend(joint, additive.choice if start is None else start)
-    return swap_down(joint, choice, np.array(list(prices.values()))), prices
+    choice = descend(joint, additive.choice if start is None else start, deadline=deadline)
+    return swap_down(joint, choice, np.array(list(prices.values())), deadline=deadline), prices
 
 
 def certified_joint(

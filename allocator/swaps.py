@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,7 +15,13 @@ CANDIDATES = 400
 MOST_SWAPS = 1000
 
 
-def swap_down(joint: JointProblem, start: NDArray[np.intp], prices: NDArray[np.float64]) -> NDArray[np.intp]:
+def swap_down(
+    joint: JointProblem,
+    start: NDArray[np.intp],
+    prices: NDArray[np.float64],
+    *,
+    deadline: float | None = None,
+) -> NDArray[np.intp]:
     """Change one or two units while the joint loss falls; the budgets are kept.
 
     The 400 changes of least ``loss change + prices . cost change`` are considered, alone and in all pairs,
@@ -27,11 +35,15 @@ def swap_down(joint: JointProblem, start: NDArray[np.intp], prices: NDArray[np.f
         A choice within the budgets; what is returned is never worse.
     prices : float64 array (budgets,)
         Loss per unit of each budget.
+    deadline : float, optional
+        Time on `time.monotonic` after which no further change is tried.
     """
     choice = start.copy()
     costs, budgets = joint.linear.costs, np.array(joint.linear.budgets, np.int64)
     units = np.arange(joint.linear.units)
     for _ in range(MOST_SWAPS):
+        if deadline is not None and time.monotonic() >= deadline:
+            break
         residual = joint.residual(choice)
         slope = joint.gradient(residual)
         change = slope - slope[units, choice][:, None] + joint.distance(choice)

@@ -242,7 +242,7 @@ def allocate(
         plans = []
         for kind, each in zip(scoring.kinds(), scored, strict=True):
             own = job.solve(*each, limits, unit, objective.objective(), time_limit, nearest=nearest)
-            moved = [job.refine(inputs, kind, *each, own, refine)] if refine else []
+            moved = [job.refine(inputs, kind, *each, own, refine, time_limit)] if refine else []
             plans += [*moved, *own]
         judged = job.finalize(inputs, [each for each, _ in scored], plans, making)
         profile, arrays = next(

@@ -304,7 +304,7 @@ CorrectArg = Annotated[
 ]
 TimeArg = Annotated[
     float | None,
-    typer.Option(min=0.001, help="Seconds after which the exact solver stops.", rich_help_panel=RUN),
+    typer.Option(min=0.001, help="Seconds after which a search by scores stops.", rich_help_panel=RUN),
 ]
 ObjectiveArg = Annotated[
     ObjectiveChoice,

@@ -174,6 +174,7 @@ class Job:
         arrays: ProfileArrays | None,
         plans: Sequence[Plan],
         evaluations: int,
+        time_limit_s: float | None = None,
     ) -> Plan:
         """The first plan, or a better one of the others, after moves that lower its loss, each shown.
 
@@ -192,7 +193,8 @@ class Job:
 
         refined = refine_plan(
             inputs.network, inputs.calibration, profile, arrays, plans[0], evaluations,
-            weights=scoring.weights(inputs.network, inputs.calibration), rivals=plans[1:], on_step=told,
+            weights=scoring.weights(inputs.network, inputs.calibration), rivals=plans[1:],
+            time_limit_s=time_limit_s, on_step=told,
         )  # fmt: skip
         self._took("refine", began)
         return refined

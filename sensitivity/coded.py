@@ -23,6 +23,7 @@ from ..allocator import (
     MultiSolution,
     Status,
     certified_joint,
+    deadline_after,
     search_joint,
     solve_multi,
 )
@@ -56,7 +57,7 @@ def solve_coded(task: Task, time_limit_s: float | None = None) -> tuple[Task, Mu
     """
     if not task.posed.coded:
         return task, solve_multi(task.problem, time_limit_s=time_limit_s)
-    solver = _Solver(task, time_limit_s)
+    solver = _Solver(task, _Clock(time_limit_s))
     rows = np.array(task.posed.coded)
     found = solver.solved(frozenset()) or solver.solved(frozenset(rows.tolist()))
     if found is None:
@@ -88,12 +89,13 @@ def solve_coded_joint(task: Task, time_limit_s: float | None = None) -> tuple[Ta
     InputError
         The profile has no projections of the units.
     """
-    at, _ = solve_coded(task, time_limit_s)
-    shrinkage = choose_shrinkage(at.problem, unit_factors(at))
-    found = _searched(at, shrinkage, time_limit_s)
-    if at.plain:
+    clock = _Clock(time_limit_s)
+    at, _ = solve_coded(task, clock.left)
+    shrinkage = choose_shrinkage(at.problem, unit_factors(at), time_limit_s=clock.left)
+    found = _searched(at, shrinkage, clock)
+    if at.plain and not clock.is_late:
         with contextlib.suppress(InfeasibleError):
-            found = min(found, _searched(task, shrinkage, time_limit_s), key=lambda each: each.loss)
+            found = min(found, _searched(task, shrinkage, clock), key=lambda each: each.loss)
     return found.task, found.certified(task, shrinkage)
 
 
@@ -121,19 +123,36 @@ class _Searched:
         return certified_joint(self.joint, self.choice, self.prices, apart, everywhere, task.savings)
 
 
-def _searched(at: Task, shrinkage: float, time_limit_s: float | None) -> _Searched:
+def _searched(at: Task, shrinkage: float, clock: _Clock) -> _Searched:
     """Local search; layers that come out with one option become one unit, and what they save is spent."""
     joint = joint_problem(at, shrinkage)
-    choice, prices = search_joint(joint, time_limit_s=time_limit_s)
+    choice, prices = search_joint(joint, time_limit_s=clock.left)
     for _ in range(JOINT_ROUNDS):
         alike = _alike(at, choice)
-        if not alike:
+        if not alike or clock.is_late:
             break
         wider = at.with_plain(at.plain | alike)
         start = wider.choice_of_strips(choice[at.posed.member])
         at, joint = wider, joint_problem(wider, shrinkage)
-        choice, prices = search_joint(joint, start, time_limit_s=time_limit_s)
+        choice, prices = search_joint(joint, start, time_limit_s=clock.left)
     return _Searched(at, joint, choice, prices)
+
+
+class _Clock:
+    """What is left of a time limit."""
+
+    def __init__(self, time_limit_s: float | None) -> None:
+        self._deadline = deadline_after(time_limit_s)
+
+    @property
+    def is_late(self) -> bool:
+        """Whether nothing is."""
+        return self._deadline is not None and time.monotonic() >= self._deadline
+
+    @property
+    def left(self) -> float | None:
+        """Seconds, never none at all; None without a limit."""
+        return None if self._deadline is None else max(self._deadline - time.monotonic(), 1e-3)
 
 
 @dataclass
@@ -147,18 +166,15 @@ class _Solver:
     """
 
     task: Task
-    time_limit_s: float | None
+    clock: _Clock
     known: dict[frozenset[int], tuple[Task, MultiSolution] | None] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self._began = time.monotonic()
 
     def solved(self, plain: frozenset[int]) -> tuple[Task, MultiSolution] | None:
         """The solution where these layers have one option; None where no choice meets the budgets."""
         if plain not in self.known:
             at = self.task.with_plain(plain) if plain else self.task
             try:
-                self.known[plain] = (at, solve_multi(at.problem, time_limit_s=self._left()))
+                self.known[plain] = (at, solve_multi(at.problem, time_limit_s=self.clock.left))
             except InfeasibleError:
                 self.known[plain] = None
         return self.known[plain]
@@ -172,13 +188,7 @@ class _Solver:
     @property
     def is_done(self) -> bool:
         """Whether no more are to be solved."""
-        late = self.time_limit_s is not None and time.monotonic() - self._began >= self.time_limit_s
-        return late or len(self.known) >= MOST_SOLVED
-
-    def _left(self) -> float | None:
-        if self.time_limit_s is None:
-            return None
-        return max(self.time_limit_s - (time.monotonic() - self._began), 1e-3)
+        return self.clock.is_late or len(self.known) >= MOST_SOLVED
 
 
 def _subsets(weights: NDArray[np.float64]) -> Iterator[tuple[float, tuple[int, ...]]]:

@@ -12,13 +12,14 @@ and with s = 0 in the first term for units that no sample reaches.
 from __future__ import annotations
 
 import enum
+import time
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..allocator import JointProblem, MultiProblem, descend, solve_multi
+from ..allocator import JointProblem, MultiProblem, deadline_after, descend, solve_multi
 from ..errors import InputError
 from .task import Task
 
@@ -39,13 +40,17 @@ class Objective(enum.StrEnum):
     JOINT = "joint"
 
 
-def joint_problem(task: Task, shrinkage: float | None = None) -> JointProblem:
+def joint_problem(
+    task: Task, shrinkage: float | None = None, *, time_limit_s: float | None = None
+) -> JointProblem:
     """The joint objective of a task.
 
     Parameters
     ----------
     shrinkage : float, optional
         s above, 0 to 1; default: chosen on held-out samples, see `choose_shrinkage`.
+    time_limit_s : float, optional
+        Of that choice.
 
     Raises
     ------
@@ -54,7 +59,7 @@ def joint_problem(task: Task, shrinkage: float | None = None) -> JointProblem:
     """
     factors = unit_factors(task)
     if shrinkage is None:
-        shrinkage = choose_shrinkage(task.problem, factors)
+        shrinkage = choose_shrinkage(task.problem, factors, time_limit_s=time_limit_s)
     return _shrunk(task.problem, factors, shrinkage)
 
 
@@ -103,7 +108,9 @@ def sum_strips(
     return np.ascontiguousarray(np.moveaxis(strips, 0, 2))
 
 
-def choose_shrinkage(problem: MultiProblem, factors: NDArray[np.float32]) -> float:
+def choose_shrinkage(
+    problem: MultiProblem, factors: NDArray[np.float32], *, time_limit_s: float | None = None
+) -> float:
     """The s whose choice has least joint loss on samples that it was not chosen on.
 
     The samples are halved; a choice is made on one half for each s in 0, 0.25, 0.5, 0.7, 0.85, 0.95, judged
@@ -115,20 +122,28 @@ def choose_shrinkage(problem: MultiProblem, factors: NDArray[np.float32]) -> flo
         Additive losses, costs and budgets.
     factors : float32 array (units, options, rows)
         See `unit_factors`.
+    time_limit_s : float, optional
+        Seconds after which no greater s is tried.
     """
-    start = solve_multi(problem).choice
+    deadline = deadline_after(time_limit_s)
+    start = solve_multi(problem, time_limit_s=time_limit_s).choice
     half = factors.shape[2] // 2
     # Half of the samples give half of the sum.
     halves = [np.float32(2**0.5) * factors[:, :, part] for part in (slice(half), slice(half, None))]
-    losses = np.zeros(len(SHRINKAGES))
-    for seen, judge in (halves, halves[::-1]):
-        own = replace(problem, loss=_own(seen))
-        for index, shrinkage in enumerate(SHRINKAGES):
-            # The additive losses come from the same half, so that no s has seen the judges.
-            choice = descend(_shrunk(own, seen, shrinkage), start)
+    # The additive losses come from the same half, so that no s has seen the judges.
+    owns = [replace(problem, loss=_own(half)) for half in halves]
+    losses: list[float] = []
+    for shrinkage in SHRINKAGES:
+        loss = 0.0
+        for own, seen, judge in zip(owns, halves, halves[::-1], strict=True):
+            choice = descend(_shrunk(own, seen, shrinkage), start, deadline=deadline)
             residual = judge[np.arange(problem.units), choice].sum(axis=0, dtype=np.float64)
-            losses[index] += float(residual @ residual) / 2
-    return SHRINKAGES[int(losses.argmin())]
+            loss += float(residual @ residual) / 2
+        # Moves that time cut short say nothing about an s that has just begun.
+        if losses and deadline is not None and time.monotonic() >= deadline:
+            break
+        losses.append(loss)
+    return SHRINKAGES[int(np.argmin(losses))]
 
 
 def _own(factors: NDArray[np.float32]) -> NDArray[np.float64]:

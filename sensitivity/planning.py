@@ -70,6 +70,8 @@ def solve_plan(
         Tied, pinned and excluded layers, and options of their own.
     tables : sequence of CostTable
         Further quantities that budgets may limit; bit operations need none.
+    time_limit_s : float, optional
+        Seconds after which a search stops with what it has. Relaxations are not interrupted.
 
     Raises
     ------

@@ -219,6 +219,7 @@ def refine_plan(
     *,
     weights: OptionWeights | None = None,
     rivals: Sequence[Plan] = (),
+    time_limit_s: float | None = None,
     on_step: Callable[[RefineStep], None] | None = None,
 ) -> Plan:
     """`refine` from plan to plan; the document gives an account of the measurements.
@@ -230,6 +231,8 @@ def refine_plan(
     rivals : sequence of Plan
         Others under the same limits, from which the path may begin too: those of the same units or of whole
         layers, by the same scores and with the same activations.
+    time_limit_s : float, optional
+        Of every search by scores.
 
     Returns
     -------
@@ -248,7 +251,7 @@ def refine_plan(
         if alike and [value.option for value in rival.activations] == list(task.widths):
             # Finer units store more than whole layers, for which there may be no room.
             with contextlib.suppress(InfeasibleError):
-                starts.append(task.choice_within(rival))
+                starts.append(task.choice_within(rival, time_limit_s=time_limit_s))
     found = refine(network, data, task, starts, evaluations, weights=weights, on_step=on_step)
     taken = sum(step.best for step in found.steps)
     account = Refinement(
@@ -258,7 +261,9 @@ def refine_plan(
         loss=found.loss,
         data=data.name,
     )
-    refined = plan if (found.choice == starts[0]).all() else task.plan_of(found.choice)
+    refined = plan
+    if (found.choice != starts[0]).any():
+        refined = task.plan_of(found.choice, time_limit_s=time_limit_s)
     return refined.model_copy(update={"refinement": account})
 
 

@@ -122,9 +122,15 @@ class Task:
             )
         return plan
 
-    def plan_of(self, choice: NDArray[np.intp]) -> Plan:
-        """The document of a choice that was found by measuring, with the bound of the additive objective."""
-        solved = solve_multi(self.problem).certificate
+    def plan_of(self, choice: NDArray[np.intp], *, time_limit_s: float | None = None) -> Plan:
+        """The document of a choice that was found by measuring, with the bound of the additive objective.
+
+        Parameters
+        ----------
+        time_limit_s : float, optional
+            Of the search behind that bound.
+        """
+        solved = solve_multi(self.problem, time_limit_s=time_limit_s).certificate
         losses, prices = self.problem.loss_of(choice), np.array(list(solved.shadow_prices.values()))
         bound = min(solved.bound, self.savings.bound(self.problem, prices))
         gap = max(float(losses.sum()) - bound, 0.0)
@@ -149,7 +155,7 @@ class Task:
         choice[self.posed.member] = strips
         return choice
 
-    def choice_within(self, plan: Plan) -> NDArray[np.intp]:
+    def choice_within(self, plan: Plan, *, time_limit_s: float | None = None) -> NDArray[np.intp]:
         """The same, some units with cheaper options where what finer units store exceeds a budget.
 
         Raises
@@ -164,7 +170,7 @@ class Task:
         allowed = np.logical_and.reduce(problem.costs <= own)
         if problem.allowed is not None:
             allowed &= problem.allowed
-        return solve_multi(replace(problem, allowed=allowed)).choice
+        return solve_multi(replace(problem, allowed=allowed), time_limit_s=time_limit_s).choice
 
 
 def resolved_for(profile: Profile, constraints: Constraints | None) -> Constraints:

@@ -89,6 +89,17 @@ def test_without_interactions_the_joint_answer_is_the_additive_one() -> None:
     assert solve_joint(apart).loss == pytest.approx(additive.loss, abs=TOLERANCE)
 
 
+def test_once_time_is_up_the_joint_answer_is_where_its_search_begins() -> None:
+    joint = make(3, units=30, rows=12)
+    over = solve_joint(joint, time_limit_s=1e-9)
+    found = solve_joint(joint)
+    assert joint.linear.within(over.choice)
+    assert found.loss < over.loss
+    alone = np.square(joint.factors, dtype=np.float64).sum(axis=2) / 2 + joint.gradient(joint.offset)
+    start = solve_multi(replace(joint.linear, loss=alone), time_limit_s=1e-9)
+    np.testing.assert_array_equal(over.choice, start.choice)
+
+
 def test_turning_the_rows_changes_nothing() -> None:
     joint = make(5)
     turn = np.linalg.qr(np.random.default_rng(0).normal(size=(6, 6)))[0]

@@ -31,6 +31,8 @@ from apportion.sensitivity.joint import SHRINKAGES, choose_shrinkage
 Scored = tuple[Profile, ProfileArrays]
 # Factors are kept in bfloat16, with 8 bits of precision.
 ROUNDED = 2e-2
+# Seconds that have passed before a search begins.
+OVER = 1e-9
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +100,8 @@ def test_interactions_that_every_sample_confirms_are_used() -> None:
     factors = (generator.normal(size=(1, 1, 64)) * effect[..., None]).astype(np.float32)
     problem = MultiProblem(32 * effect**2, cost[None], (60,), ("size",))
     assert choose_shrinkage(problem, factors) > 0
+    # No greater one is tried once time is up.
+    assert choose_shrinkage(problem, factors, time_limit_s=OVER) == 0
 
 
 def test_a_joint_plan_says_so_and_keeps_its_budget(scored: Scored) -> None:
@@ -116,6 +120,17 @@ def test_the_default_is_joint_for_channels_and_additive_for_layers(scored: Score
         assert certificate is not None
         forms[unit] = certificate.objective_form
     assert forms == {"layer": "additive", "channel": "joint"}
+
+
+def test_a_time_limit_holds_for_every_search_of_a_joint_plan(scored: Scored) -> None:
+    plan = solve_plan(*scored, "3b", "channel", objective=Objective.JOINT, time_limit_s=OVER)
+    own = sum(layer.predicted_loss for layer in plan.layers)
+    assert plan.predicted_loss == pytest.approx(own)
+    task = pose_task(*scored, "3b", "channel")
+    with pytest.raises(InputError, match="time limit is 0 s"):
+        joint_problem(task, time_limit_s=0)
+    with pytest.raises(InputError, match="time limit is 0 s"):
+        task.plan_of(np.zeros(task.problem.units, np.intp), time_limit_s=0)
 
 
 def test_a_profile_without_factors_is_refused_with_what_to_do(scored: Scored) -> None:
