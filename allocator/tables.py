@@ -114,16 +114,25 @@ class CostTable:
         """Whether some options name activations too."""
         return any(PAIR_SIGN in option for options in self.costs.values() for option in options)
 
-    def with_pairs(self, wanted: Mapping[str, Sequence[str]]) -> CostTable:
-        """The table with entries for these options too, as far as it has them without the activations."""
-        costs = {layer: dict(options) for layer, options in self.costs.items()}
-        for layer, options in wanted.items():
-            own = costs.get(layer, {})
-            for option in options:
-                alone = option.partition(PAIR_SIGN)[0]
-                if option not in own and alone in own:
-                    own[option] = own[alone]
-        return CostTable(self.name, costs)
+    def paired(self, needed: Mapping[str, Sequence[str]], widths: Sequence[str]) -> CostTable:
+        """The costs of these options of the weights with every one of these activations.
+
+        A pair that is not in the table costs what the weights' option does.
+
+        Raises
+        ------
+        InputError
+            Neither is there; names the first of them.
+        """
+        pairs = {
+            layer: {f"{option}{width}": option for option in options for width in widths}
+            for layer, options in needed.items()
+        }
+        costs = {}
+        for layer, names in pairs.items():
+            own = self.costs.get(layer, {})
+            costs[layer] = {pair: own[alone] for pair, alone in names.items() if alone in own} | dict(own)
+        return CostTable(self.name, costs).restricted({layer: list(names) for layer, names in pairs.items()})
 
     def at(self, widths: Mapping[str, str]) -> CostTable:
         """The costs of options of the weights where layers read these activations.
@@ -148,16 +157,21 @@ class CostTable:
             costs[layer] = own
         return CostTable(self.name, costs)
 
-    def cheapest_pairs(self) -> CostTable:
-        """The costs of options of the weights with the activations that make each of them the cheapest."""
-        if not self.names_pairs:
-            return self
-        costs: dict[str, dict[str, float]] = {}
-        for layer, options in self.costs.items():
-            own = costs.setdefault(layer, {})
-            for option, cost in options.items():
-                alone = option.partition(PAIR_SIGN)[0]
-                own[alone] = min(own.get(alone, cost), cost)
+    def cheapest(self, needed: Mapping[str, Sequence[str]], widths: Mapping[str, Sequence[str]]) -> CostTable:
+        """The costs of options of the weights with the activations that make each of them the cheapest.
+
+        Parameters
+        ----------
+        needed, widths : mapping of str to sequence of str
+            Layer -> options of its weights, and of what it reads, that it may have.
+        """
+        costs = {
+            layer: {
+                option: min(self.costs[layer][f"{option}{width}"] for width in widths[layer])
+                for option in options
+            }
+            for layer, options in needed.items()
+        }
         return CostTable(self.name, costs)
 
     def restricted(self, needed: Mapping[str, Sequence[str]]) -> CostTable:

@@ -182,6 +182,16 @@ def rules_of(facts: Sequence[LayerFacts], options: Sequence[str], constraints: C
     return match_rules(constraints, names, options, option_names, fits=fits)
 
 
+def allowed_options(
+    facts: Sequence[LayerFacts], options: Sequence[str], allowed: NDArray[np.bool_]
+) -> dict[str, list[str]]:
+    """For every layer the options that it may have, of those that are allowed, (layers, options)."""
+    return {
+        layer.name: [options[column] for column in np.flatnonzero(row).tolist()]
+        for layer, row in zip(facts, allowed, strict=True)
+    }
+
+
 def refuse_tensor_steps(options: Sequence[str], allowed: NDArray[np.bool_], unit: Unit) -> None:
     """Refuse options with one step for the whole tensor where a layer has several units.
 

@@ -24,7 +24,7 @@ from ..errors import InfeasibleError, InputError
 from ..network import Network
 from ..quantizer import Option
 from .activation_grids import ActivationSettings
-from .facts import LayerFacts, counted_table, facts_of_network, resolve
+from .facts import LayerFacts, allowed_options, counted_table, facts_of_network, resolve, rules_of
 from .fewest import fewest_entering
 from .problems import Posed, pose_facts
 
@@ -178,9 +178,14 @@ def check_feasible(
     facts = facts_of_network(network, options, parsed.cut)
     rules = resolve(constraints, facts)
     entering = fewest_entering(network, read, rules, activations)
-    given = tables_for(read, tables, facts, names, entering)
-    if activations is not None:
-        given = tuple(table.cheapest_pairs() for table in given)
+    given = tables_for(read, tables, facts, names, entering and entering.fewest)
+    if activations is not None and entering is not None:
+        needed = allowed_options(facts, names, rules_of(facts, names, rules).allowed)
+        every = [str(option) for option in activations.options]
+        given = tuple(
+            table.paired(needed, every).cheapest(needed, entering.widths) if table.names_pairs else table
+            for table in given
+        )
     posed = pose_facts(facts, names, parsed, rules, given)
     limits = limits_of(read, posed, unit, ledger_of(network))
     if len(limits) > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from ..allocator import Budget, Constraints, LiveStep
 from ..network import Network, live_values
@@ -11,7 +12,22 @@ from .activation_grids import ActivationSettings, check_sites, fitting_options
 from .memory import memory_limit, refuse_memory_of_floats
 from .site_rules import site_allowed
 
-__all__ = ["fewest_entering"]
+__all__ = ["Entering", "fewest_entering"]
+
+
+class Entering(NamedTuple):
+    """What layers may read.
+
+    Parameters
+    ----------
+    fewest : dict of str to int
+        Layer -> the least sum over what it reads of ``macs * bits``.
+    widths : dict of str to list of str
+        Layer -> activation options that what it reads may have; all where it reads no value.
+    """
+
+    fewest: dict[str, int]
+    widths: dict[str, list[str]]
 
 
 def fewest_entering(
@@ -19,8 +35,8 @@ def fewest_entering(
     budgets: Sequence[Budget],
     constraints: Constraints,
     settings: ActivationSettings | None,
-) -> dict[str, int] | None:
-    """For every layer the least sum over what it reads of ``macs * bits``; None where activations stay float.
+) -> Entering | None:
+    """What layers read at its fewest bits; None where activations stay float.
 
     Raises
     ------
@@ -43,19 +59,22 @@ def fewest_entering(
         {site.name: list(map(str, fitting_options(site, settings.options))) for site in sites},
         options,
     )
-    bits = [parse_activation(option).bits for option in options]
     may = {
-        site.name: [width for width, ok in zip(bits, row, strict=True) if ok]
+        site.name: [option for option, ok in zip(options, row, strict=True) if ok]
         for site, row in zip(sites, allowed, strict=True)
     }
-    least, most = ({name: pick(widths) for name, widths in may.items()} for pick in (min, max))
+    least, most = (
+        {name: pick(parse_activation(option).bits for option in own) for name, own in may.items()}
+        for pick in (min, max)
+    )
     live = tuple(
         LiveStep(operation=each.operation, floats=each.floats, values=each.sites)
         for each in live_values(network, sites)
     )
     memory_limit(budgets, live, {site.name: site.elements for site in sites}, least, most)
-    entering = dict.fromkeys(layers, 0)
+    fewest, widths = dict.fromkeys(layers, 0), dict[str, list[str]]()
     for site in sites:
         for reader in site.readers:
-            entering[reader.layer] += reader.macs * least[site.name]
-    return entering
+            fewest[reader.layer] += reader.macs * least[site.name]
+            widths.setdefault(reader.layer, []).extend(may[site.name])
+    return Entering(fewest, dict.fromkeys(layers, options) | widths)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..allocator import ACT_MEMORY, BOPS, MACS, SIZE, Budget, CostTable, WholeCosts
 from ..quantizer import parse_option
-from .facts import LayerFacts
+from .facts import LayerFacts, allowed_options
 from .feasible import Ledger
 from .profile import Profile
 
@@ -121,16 +121,8 @@ def _of_table(
     """Costs of every option of the weights with every one of the activations, or of the weights alone."""
     ends = widths if table.names_pairs else ("",)
     options = [f"{option}{width}" for option in profile.options for width in ends]
-    needed = {
-        layer.name: [
-            f"{profile.options[column]}{width}"
-            for column in np.flatnonzero(allowed[row]).tolist()
-            for width in ends
-        ]
-        for row, layer in enumerate(facts)
-    }
     whole = WholeCosts.of(
-        table.with_pairs(needed).restricted(needed),
+        table.paired(allowed_options(facts, profile.options, allowed), ends),
         [layer.name for layer in facts],
         options,
         [layer.cut.strips for layer in facts],

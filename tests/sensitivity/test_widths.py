@@ -9,8 +9,10 @@ import pytest
 
 from apportion.allocator import Constraints, CostTable, LiveStep, Plan, excesses
 from apportion.errors import InfeasibleError, InputError
-from apportion.quantizer import parse_activation, parse_option
+from apportion.network import Network
+from apportion.quantizer import parse_activation, parse_option, parse_option_set, parse_options
 from apportion.sensitivity import (
+    ActivationSettings,
     Profile,
     best_uniform_plan,
     certifies_activations,
@@ -239,15 +241,37 @@ def test_rules_about_activations_that_stay_float_are_refused(profile: Profile) -
         solve_plan(bare, None, "4b", "layer", constraints=rules)
 
 
-def test_what_is_out_of_reach_is_known_before_measuring(image_network: object) -> None:
-    from apportion.quantizer import parse_option_set, parse_options
-    from apportion.sensitivity import ActivationSettings
-
+def test_what_is_out_of_reach_is_known_before_measuring(image_network: Network) -> None:
     settings = ActivationSettings(parse_option_set("w2a4").activations)
     for budget in ("act_memory=10B", "bops=10"):
         with pytest.raises(InfeasibleError, match=f"budget {budget} is below"):
-            check_feasible(
-                image_network, parse_options("w2"), budget, "layer", activations=settings  # type: ignore[arg-type]
-            )  # fmt: skip
+            check_feasible(image_network, parse_options("w2"), budget, "layer", activations=settings)
     with pytest.raises(InputError, match="limits what activations take"):
-        check_feasible(image_network, parse_options("w2"), "act_memory=9MB", "layer")  # type: ignore[arg-type]
+        check_feasible(image_network, parse_options("w2"), "act_memory=9MB", "layer")
+
+
+def pair_costs(network: Network, a4: float, *options: str) -> CostTable:
+    """A layer costs 8 where it reads 8 bits, and `a4` where it reads 4."""
+    costs = {f"{option}{width}": {"a4": a4}.get(width, 8.0) for option in options for width in ("a4", "a8")}
+    return CostTable("energy", {layer.name: costs for layer in network.layers})
+
+
+def test_costs_of_pairs_are_checked_before_anything_is_measured(image_network: Network) -> None:
+    def check(table: CostTable, options: str, rules: Constraints | None = None) -> None:
+        check_feasible(
+            image_network, parse_options("w2,w3"), [f"energy={4 * count}"], "layer", constraints=rules,
+            tables=[table], activations=ActivationSettings(parse_option_set(options).activations),
+        )  # fmt: skip
+
+    count = len(image_network.layers)
+    table = pair_costs(image_network, 4.0, "w2", "w3")
+    check(table, "w2a4,w3a8")
+    for options, rules in (
+        # Activations that are no options, or that rules forbid, make nothing cheaper.
+        ("w2a8", None),
+        ("w2a4,w3a8", Constraints(forbid={"*": ("a4",)})),
+    ):
+        with pytest.raises(InfeasibleError, match=f"energy is from {8 * count} to {8 * count}"):
+            check(table, options, rules)
+    with pytest.raises(InputError, match=r"no cost for layer .* w3a4"):
+        check(pair_costs(image_network, 4.0, "w2"), "w2a4,w3a8")
