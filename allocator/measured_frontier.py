@@ -35,7 +35,7 @@ class FrontierPoint(Document):
     average_bits : float
         The same per quantized weight.
     predicted_loss : float
-        KL that the scores predict, nats.
+        KL that the scores of layers and activations, added up as in the curve, predict, nats.
     measured : Measured
         Quality as measured; all points of a frontier on the same data.
     """

@@ -38,6 +38,10 @@ class ParetoCurve:
     bound_cost: NDArray[np.int64]
     bound_loss: NDArray[np.float64]
 
+    def raised(self, loss: float) -> ParetoCurve:
+        """The same where every choice has this loss besides."""
+        return replace(self, loss=self.loss + loss, bound_loss=self.bound_loss + loss)
+
 
 def pareto_curve(problem: Problem, *, points: int = 200, vertices: int = 1000) -> ParetoCurve:
     """Best choices for budgets spread evenly from the least cost to the least loss, whatever the budget.

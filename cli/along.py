@@ -26,6 +26,8 @@ from ..reconstruct import Finalized, can_measure, measure_finalized
 from ..sensitivity import (
     Profile,
     ProfileArrays,
+    activation_loss,
+    additive_loss,
     pose,
     resolved_for,
     solve_plan,
@@ -143,19 +145,22 @@ def measure_frontier(
             for unit, objective in ways:
                 plan = solve_plan(profile, arrays, [budget], unit, objective=objective, constraints=rules)
                 rivals.append(_point(budget, plan, measured(plan)))
+                # The same for all, as no budget counts activations.
+                besides = activation_loss(plan)
             plans.append(min(rivals, key=lambda point: point.measured.loss))
             progress(len(plans), total)
         others = []
         for option, plan in uniform.items():
             others.append(_point(option, plan, measured(plan)))
             progress(len(plans) + len(others), total)
+    curve = pareto_curve(problem, points=POINTS_OF_CURVE, vertices=POINTS_OF_CURVE)
     return MeasuredFrontier(
         profile=profile.fingerprint.text(),
         options=profile.options,
         fixed_bits=profile.fixed_bits,
         float_bits=profile.float_bits,
         weight_count=profile.weight_count,
-        curve=FrontierCurve.of(pareto_curve(problem, points=POINTS_OF_CURVE, vertices=POINTS_OF_CURVE)),
+        curve=FrontierCurve.of(curve.raised(besides)),
         plans=tuple(sorted(plans, key=lambda point: point.weight_bits)),
         uniform=tuple(sorted(others, key=lambda point: point.weight_bits)),
         versions=tool_versions(),
@@ -168,7 +173,7 @@ def _point(name: str, plan: Plan, measured: Measured) -> FrontierPoint:
         unit=plan.unit,
         weight_bits=plan.complexity.size_bits - plan.complexity.fixed_bits,
         average_bits=plan.complexity.average_bits,
-        predicted_loss=plan.predicted_loss,
+        predicted_loss=additive_loss(plan),
         measured=measured,
     )
 

@@ -15,6 +15,8 @@ from ..allocator import (
 from ..sensitivity import (
     Profile,
     ProfileArrays,
+    activation_loss,
+    additive_loss,
     draw_sensitivity,
     pose,
     sensitivity_data,
@@ -34,6 +36,8 @@ def draw_charts(
         # A uniform plan that was kept stands on the curve of the layer plans it competed with.
         unit = plan.unit if arrays is not None else "layer"
         curve = pareto_curve(pose(profile, arrays, unit, constraints=plan.constraints).problem)
+        # Drawn for the activations that the plan has.
+        curve = curve.raised(activation_loss(plan))
         point, uniform = _points(profile, arrays, plan)
         figures["pareto"] = draw_pareto(pareto_data(curve, plan.complexity, plan=point, uniform=uniform))
     if plan is not None:
@@ -47,7 +51,10 @@ def draw_charts(
 def _points(
     profile: Profile, arrays: ProfileArrays | None, plan: Plan
 ) -> tuple[ParetoPoint, list[ParetoPoint]]:
-    """The plan and the uniform options, with what was measured of them on the same data."""
+    """The plan and the uniform options, with what was measured of them on the same data.
+
+    Predictions are sums of scores, as the curve's are, whatever objective the plan was chosen by.
+    """
     guard, weight_bits = plan.guard, plan.complexity.size_bits - plan.complexity.fixed_bits
     measured = plan.measured.loss if plan.measured else None
     if guard is not None:
@@ -69,4 +76,4 @@ def _points(
         )
         for option, (size_bits, predicted) in options.items()
     ]
-    return ParetoPoint("plan", weight_bits, plan.predicted_loss, measured), uniform
+    return ParetoPoint("plan", weight_bits, additive_loss(plan), measured), uniform

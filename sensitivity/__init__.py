@@ -29,7 +29,7 @@ from .profile import (
 )
 from .refine import Refined, RefineStep, refine, refine_plan
 from .stability import MOST_REGRET, measure_until_stable
-from .task import Task, pose_task, resolved_for, task_of
+from .task import Task, activation_loss, additive_loss, pose_task, resolved_for, task_of
 from .uniform import uniform_options
 
 __all__ = [
@@ -58,6 +58,8 @@ __all__ = [
     "Stability",
     "StabilityRound",
     "Task",
+    "activation_loss",
+    "additive_loss",
     "best_uniform_plan",
     "budget_bits",
     "certifies_activations",

@@ -241,6 +241,11 @@ def activation_loss(plan: Plan) -> float:
     return math.fsum(value.chosen.predicted_loss for value in plan.activations)
 
 
+def additive_loss(plan: Plan) -> float:
+    """What the scores of layers and of activations, each alone, add up to."""
+    return math.fsum(layer.predicted_loss for layer in plan.layers) + activation_loss(plan)
+
+
 def task_of(profile: Profile, arrays: ProfileArrays | None, plan: Plan) -> Task:
     """The task that a plan solves."""
     tables = tuple(CostTable(name, costs) for name, costs in (plan.tables or {}).items())

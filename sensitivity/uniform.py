@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -56,7 +57,8 @@ def uniform_options(
 ) -> dict[str, tuple[int, float]]:
     """Options that every layer can take: bits of all weights, and predicted loss, see `uniform_choices`.
 
-    The prediction is the sum of the layers' scores, or of the strips' scores for units below the layer.
+    The prediction is the sum of the layers' scores, or of the strips' scores for units below the layer. Where
+    values have options too, they are named and counted with every one of these, such as ``w4a8``.
     """
     facts = facts_of_profile(profile)
     sizes = np.array([layer.size_bits for layer in facts])
@@ -65,9 +67,15 @@ def uniform_options(
         starts = np.cumsum([0, *(layer.cut.strips for layer in facts[:-1])])
         loss = np.add.reduceat(arrays.channel_loss.numpy(), starts)
     rows = np.arange(len(facts))
+    sites = () if profile.activations is None else profile.activations.sites
+    besides = {
+        name: math.fsum(site.loss(width) for site, width in zip(sites, widths, strict=True))
+        for name, widths in uniform_widths(profile, constraints, ends=ends).items()
+    }
     return {
-        option: (int(sizes[rows, taken].sum()), float(loss[rows, taken].sum()))
+        f"{option}{width}": (int(sizes[rows, taken].sum()), float(loss[rows, taken].sum()) + added)
         for option, taken in uniform_choices(profile, constraints, ends=ends).items()
+        for width, added in besides.items()
     }
 
 

@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from safetensors import safe_open
 
+from apportion.allocator import ParetoData
 from apportion.cli import main
 
 FAST = ("--samples", "64", "--options", "w2,w4,w8")
@@ -165,6 +167,25 @@ def refused(tmp_path: Path) -> Callable[..., str]:
         return message
 
     return check
+
+
+@pytest.fixture
+def plotted(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], ParetoData]:
+    """Draw the charts of a run again: the numbers of its Pareto chart."""
+
+    def plot(folder: Path) -> ParetoData:
+        drawn: list[ParetoData] = []
+
+        def draw(data: ParetoData) -> Figure:
+            drawn.append(data)
+            return Figure()
+
+        monkeypatch.setattr("apportion.cli.charts.draw_pareto", draw)
+        outcome = run("plot", folder)
+        assert outcome.code == 0, outcome
+        return drawn[0]
+
+    return plot
 
 
 @pytest.fixture(scope="session")

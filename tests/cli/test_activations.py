@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -39,6 +40,19 @@ def test_a_plan_keeps_budgets_and_rules_of_weights_and_activations(run: Path) ->
     assert len({value.option for value in plan.activations}) > 1
     assert plan.guard is not None
     assert "a" in plan.guard.option
+
+
+def test_predictions_in_the_chart_count_activations_everywhere(run: Path, plotted: Any) -> None:
+    plan, data = read_plan(run / "plan.json"), plotted(run)
+    assert plan.guard is not None
+    assert data.plan.predicted == pytest.approx(plan.predicted_loss)
+    weight_bits = plan.complexity.size_bits - plan.complexity.fixed_bits
+    bound = np.interp((weight_bits + data.fixed_bits) / 8, data.bound_size, data.bound_loss)
+    assert bound <= data.plan.predicted
+    (rival,) = (point for point in data.uniform if point.label == plan.guard.option)
+    assert rival.measured == plan.guard.uniform_loss
+    losses = {point.label: point.predicted for point in data.uniform}
+    assert losses["w3a8"] < losses["w3a4"]
 
 
 def test_a_loaded_network_is_the_one_that_was_measured(run: Path, allocate: Allocate) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
 
 from apportion.allocator import MeasuredFrontier, read_frontier
@@ -44,6 +45,18 @@ def test_the_frontier_is_that_of_the_profile_beside_it(measured_run: Path) -> No
     )
     assert frontier.profile == profile.fingerprint.text()
     assert (frontier.fixed_bits, frontier.weight_count) == (profile.fixed_bits, profile.weight_count)
+
+
+def test_plans_stand_above_the_bound_whatever_they_were_chosen_by(allocate: Any, tmp_path: Path) -> None:
+    # Channels by the joint objective, values by their own scores.
+    few = ("--count", "3", "--samples", "32", "--options", "w2a4,w4a8", "--method", "nearest")
+    outcome = allocate("frontier", *few, "--unit", "channel", "--from", "2.5b", "--out", tmp_path / "run")
+    assert outcome.code == 0, outcome
+    frontier = read_frontier(tmp_path / "run" / "frontier.json")
+    for point in frontier.plans:
+        bound = np.interp(point.weight_bits, frontier.curve.bound_bits, frontier.curve.bound_loss)
+        # Between the vertices that the document keeps, a line lies a little above the bound.
+        assert point.predicted_loss >= 0.999 * bound
 
 
 def test_a_profile_that_fits_is_used_again_and_nothing_else_is_replaced(

@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import apportion
+from apportion.allocator import ParetoData
 from apportion.demo import digits_data
 
 
@@ -39,6 +41,19 @@ def test_the_stages_one_by_one_are_the_whole_job(
     assert packed(out) == packed(finished)
     for name in ("plan.json", "program.json", "profile.safetensors"):
         assert contents(out)[name] == contents(finished)[name], name
+
+
+def bound_at(data: ParetoData, weight_bits: int) -> float:
+    return float(np.interp((weight_bits + data.fixed_bits) / 8, data.bound_size, data.bound_loss))
+
+
+def test_the_plan_of_a_joint_objective_stands_above_the_bound_of_sums(
+    allocate: Any, profiled: Path, plotted: Any
+) -> None:
+    assert allocate("solve", "--budget", "3b", "--out", profiled).code == 0
+    plan, data = apportion.read_plan(profiled / "plan.json"), plotted(profiled)
+    bound = bound_at(data, data.plan.weight_bits)
+    assert plan.predicted_loss < bound < data.plan.predicted
 
 
 def test_profile_prints_a_table_or_its_document(
