@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from .hull import lower_frontier
+from .codes import CodeSavings
+from .hull import Frontier, lower_frontier
+from .multi import MultiProblem
 from .problem import Problem
 from .solve import solve_on
 
@@ -15,6 +17,10 @@ __all__ = ["ParetoCurve", "pareto_curve"]
 
 EXACT_UNITS = 2_000
 """Up to this many units every point is solved; beyond, the relaxation's vertices lie closer than a pixel."""
+
+
+MOST_LOWERED = 100
+"""Vertices of the relaxation whose bound is lowered by what groups save: each takes a pass over all units."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,13 +49,17 @@ class ParetoCurve:
         return replace(self, loss=self.loss + loss, bound_loss=self.bound_loss + loss)
 
 
-def pareto_curve(problem: Problem, *, points: int = 200, vertices: int = 1000) -> ParetoCurve:
+def pareto_curve(
+    problem: Problem, savings: CodeSavings | None = None, *, points: int = 200, vertices: int = 1000
+) -> ParetoCurve:
     """Best choices for budgets spread evenly from the least cost to the least loss, whatever the budget.
 
     Parameters
     ----------
     problem : Problem
         Its own budget plays no part.
+    savings : CodeSavings, optional
+        What groups of units save where they have one option, which lowers the bound.
     points : int
         Number of budgets; fewer points come back where the same choice serves several.
     vertices : int
@@ -57,7 +67,7 @@ def pareto_curve(problem: Problem, *, points: int = 200, vertices: int = 1000) -
     """
     frontier = lower_frontier(problem)
     least, greatest = int(frontier.cost[0]), int(frontier.cost[-1])
-    shown = _spread(frontier.cost, vertices)
+    shown = _spread(frontier.cost, vertices if savings is None else min(vertices, MOST_LOWERED))
     if problem.units <= EXACT_UNITS:
         # Clipped, because great costs are rounded as floats.
         budgets = np.unique(np.linspace(least, greatest, points).astype(np.int64).clip(least, greatest))
@@ -68,7 +78,17 @@ def pareto_curve(problem: Problem, *, points: int = 200, vertices: int = 1000) -
         chosen = _spread(frontier.cost, points)
         cost, loss = frontier.cost[chosen], frontier.loss[chosen]
     falling = np.flatnonzero(np.append(True, loss[1:] < np.minimum.accumulate(loss)[:-1]))
-    return ParetoCurve(cost[falling], loss[falling], frontier.cost[shown], frontier.loss[shown])
+    bound = frontier.loss[shown]
+    if savings is not None:
+        bound = np.minimum.accumulate([_lowered(problem, savings, frontier, int(vertex)) for vertex in shown])
+    return ParetoCurve(cost[falling], loss[falling], frontier.cost[shown], bound)
+
+
+def _lowered(problem: Problem, savings: CodeSavings, frontier: Frontier, vertex: int) -> float:
+    """The bound at a vertex of the relaxation where groups of one option save."""
+    budget = int(frontier.cost[vertex])
+    priced = MultiProblem(problem.loss, problem.cost[None], (budget,), ("size",), problem.allowed)
+    return savings.bound(priced, np.array([frontier.shadow_price(budget)]))
 
 
 def _spread(cost: NDArray[np.int64], count: int) -> NDArray[np.intp]:

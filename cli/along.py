@@ -128,8 +128,8 @@ def measure_frontier(
     """
     data, rules = inputs.held_out or inputs.calibration, resolved_for(profile, constraints)
     posed = pose(profile, arrays, ways[0][0], constraints=rules)
-    problem = posed.problem
-    budgets = stretch.budgets(posed.least_bits, int(lower_frontier(problem).cost[-1]), profile.weight_count)
+    greatest = int(lower_frontier(posed.problem).cost[-1])
+    budgets = stretch.budgets(posed.least_bits, greatest, profile.weight_count)
     reference = float_logits(inputs.network, data)
     drop = DropKind.ACCURACY if can_measure(DropKind.ACCURACY, data) else None
 
@@ -153,7 +153,7 @@ def measure_frontier(
         for option, plan in uniform.items():
             others.append(_point(option, plan, measured(plan)))
             progress(len(plans) + len(others), total)
-    curve = pareto_curve(problem, points=POINTS_OF_CURVE, vertices=POINTS_OF_CURVE)
+    curve = pareto_curve(posed.problem, posed.savings([0]), points=POINTS_OF_CURVE, vertices=POINTS_OF_CURVE)
     return MeasuredFrontier(
         profile=profile.fingerprint.text(),
         options=profile.options,

@@ -35,7 +35,8 @@ def draw_charts(
     if plan is not None and profile is not None:
         # A uniform plan that was kept stands on the curve of the layer plans it competed with.
         unit = plan.unit if arrays is not None else "layer"
-        curve = pareto_curve(pose(profile, arrays, unit, constraints=plan.constraints).problem)
+        posed = pose(profile, arrays, unit, constraints=plan.constraints)
+        curve = pareto_curve(posed.problem, posed.savings([0]))
         # Drawn for the activations that the plan has.
         curve = curve.raised(activation_loss(plan))
         point, uniform = _points(profile, arrays, plan)

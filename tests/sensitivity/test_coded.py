@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from apportion.allocator import Status, average_budget
+from apportion.allocator import Status, average_budget, pareto_curve
 from apportion.errors import InfeasibleError
 from apportion.network import Data, capture
 from apportion.quantizer import parse_options, stored_bits
@@ -21,6 +21,7 @@ from apportion.sensitivity import (
     ProfileArrays,
     joint_problem,
     measure_profile,
+    pose,
     pose_task,
     solve_plan,
 )
@@ -102,3 +103,17 @@ def test_the_least_budget_is_that_of_the_cheapest_option_everywhere(small: Small
         assert [layer.option for layer in plan.layers] == ["w2", "w2"]
     with pytest.raises(InfeasibleError, match=f"from {least / count:.3f}b"):
         solve_plan(small.profile, small.arrays, average_budget(least - 1, count), "channel")
+
+
+def test_no_plan_is_below_the_bound_of_the_curve(small: Small) -> None:
+    posed = pose(small.profile, small.arrays, "channel")
+    curve = pareto_curve(posed.problem, posed.savings([0]))
+    loss = small.arrays.channel_loss.numpy()[np.arange(7), small.choices].sum(1)
+    for bits, bound in zip(curve.bound_cost, curve.bound_loss, strict=True):
+        assert loss[small.bits <= bits].min() >= bound * (1 - ROUNDING)
+    # Without what layers of one option save, some are.
+    unaware = pareto_curve(posed.problem)
+    assert any(
+        loss[small.bits <= bits].min() < bound * (1 - ROUNDING)
+        for bits, bound in zip(unaware.bound_cost, unaware.bound_loss, strict=True)
+    )
