@@ -136,16 +136,20 @@ class Streams:
 
 
 def walkable_blocks(network: Network, data: Data) -> tuple[Block, ...]:
-    """The network's blocks, joined where the value between two of them has not its samples first."""
+    """The network's blocks, joined where the value between two of them has not its samples first.
+
+    Where the value at the first one's entry has not, that block begins at the network's input.
+    """
     if len(network.schedule.inputs) != 1:
         return network.blocks
     pair = different_samples(data.inputs).to(network.device)
     inputs = [pair[:1], pair, pair[[0, 1, 0]]]
-    first = region_between(network, network.schedule.inputs[0], network.blocks[0].entry)
+    start, entry = network.schedule.inputs[0], network.blocks[0].entry
+    first = region_between(network, start, entry)
     with torch.inference_mode():
         values = [first.run(each, each) for each in inputs]
     found: list[Block] = []
-    open_: Block | None = None
+    open_ = None if is_by_sample(*values) else Block(start, entry, ())
     for each in network.blocks:
         region = region_between(network, each.entry, each.exit)
         with torch.inference_mode():

@@ -71,6 +71,51 @@ def test_blocks_are_joined_where_samples_do_not_come_first() -> None:
     assert torch.equal(region.run(value, inputs), network.run(inputs))
 
 
+class TokensFirstFromTheStart(nn.Module):
+    """The tokens come before the samples where the first block with branches begins."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.inside = nn.Linear(4, 4)
+        self.last = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.transpose(0, 1)
+        out: Tensor = self.last((x + self.inside(x).relu()).mean(0))
+        return out
+
+
+def test_the_first_block_begins_at_the_input_where_samples_do_not_come_first() -> None:
+    inputs = torch.randn(70, 5, 4, generator=torch.Generator().manual_seed(0))
+    network, data = capture(TokensFirstFromTheStart(), inputs[:2]), Data(inputs, None, "normal")
+    assert network.blocks[0].entry not in network.schedule.inputs
+    block, *_ = walkable_blocks(network, data)
+    assert block.entry == network.schedule.inputs[0]
+    with ActivationStore(2**30) as store:
+        streams = Streams(network, data, store, with_float=True)
+        streams.advance(block.entry)
+        values, _ = streams.at(streams.region(network.schedule.output))
+    assert torch.allclose(values.values, network.run(inputs))
+
+
+def test_the_first_block_begins_where_it_did_where_samples_come_first() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inside, self.last = nn.Linear(4, 4), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = 2 * x
+            out: Tensor = self.last(x + self.inside(x).relu())
+            return out
+
+    inputs = torch.randn(10, 4, generator=torch.Generator().manual_seed(0))
+    network = capture(Scaled(), inputs[:2])
+    assert walkable_blocks(network, Data(inputs, None, "normal")) == network.blocks
+    assert network.blocks[0].entry not in network.schedule.inputs
+
+
 def test_streams_carry_what_both_networks_compute(network: Network, data: Data) -> None:
     block = walkable_blocks(network, data)[0]
     halved = {layer.weight: network.weight(layer) / 2 for layer in block.layers}
