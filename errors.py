@@ -1,6 +1,6 @@
 """Errors that a user can cause and mend; the command line turns each into one paragraph and exit code 2."""
 
-__all__ = ["ApportionError", "InfeasibleError", "InputError"]
+__all__ = ["ApportionError", "InfeasibleError", "InputError", "NotFiniteError"]
 
 
 class ApportionError(Exception):
@@ -9,6 +9,10 @@ class ApportionError(Exception):
 
 class InputError(ApportionError, ValueError):
     """A file, value or document that cannot be used; the message says which and why."""
+
+
+class NotFiniteError(InputError):
+    """A quantized network that computes NaN or infinities; where other weights compete, these drop out."""
 
 
 class InfeasibleError(ApportionError, ValueError):

@@ -20,7 +20,7 @@ from ..allocator import (
     pareto_curve,
     parse_budget,
 )
-from ..errors import InfeasibleError, InputError
+from ..errors import InfeasibleError, InputError, NotFiniteError
 from ..network import float_logits
 from ..reconstruct import Finalized, can_measure, measure_finalized
 from ..sensitivity import (
@@ -113,7 +113,8 @@ def measure_frontier(
 ) -> MeasuredFrontier:
     """Solve, finalize and measure plans along the frontier, and all uniform options.
 
-    All are measured on the held-out data, or where there is none on the calibration data.
+    All are measured on the held-out data, or where there is none on the calibration data; those whose output
+    is not finite are left out with a warning.
 
     Parameters
     ----------
@@ -125,6 +126,8 @@ def measure_frontier(
     ------
     InputError, InfeasibleError
         See `Stretch.budgets`.
+    NotFiniteError
+        The output of no plan is finite.
     """
     data, rules = inputs.held_out or inputs.calibration, resolved_for(profile, constraints)
     posed = pose(profile, arrays, ways[0][0], constraints=rules)
@@ -133,26 +136,37 @@ def measure_frontier(
     reference = float_logits(inputs.network, data)
     drop = DropKind.ACCURACY if can_measure(DropKind.ACCURACY, data) else None
 
-    def measured(plan: Plan) -> Measured:
-        return measure_finalized(inputs.network, finalize(plan), data, reference, drop=drop)
+    failed: list[NotFiniteError] = []
+
+    def measured(name: str, plan: Plan) -> list[FrontierPoint]:
+        try:
+            quality = measure_finalized(inputs.network, finalize(plan), data, reference, drop=drop)
+        except NotFiniteError as error:
+            failed.append(error)
+            reporter.warn(f"{name} per {plan.unit} is left out: {error}")
+            return []
+        return [_point(name, plan, quality)]
 
     uniform = uniform_plans(profile, rules)
     total = len(budgets) + len(uniform)
+    plans: list[FrontierPoint] = []
+    others: list[FrontierPoint] = []
     with reporter.stage("frontier") as progress:
-        plans: list[FrontierPoint] = []
-        for budget in budgets:
-            rivals = []
+        for done, budget in enumerate(budgets, 1):
+            rivals: list[FrontierPoint] = []
             for unit, objective in ways:
                 plan = solve_plan(profile, arrays, [budget], unit, objective=objective, constraints=rules)
-                rivals.append(_point(budget, plan, measured(plan)))
+                rivals += measured(budget, plan)
                 # The same for all, as no budget counts activations.
                 besides = activation_loss(plan)
-            plans.append(min(rivals, key=lambda point: point.measured.loss))
-            progress(len(plans), total)
-        others = []
-        for option, plan in uniform.items():
-            others.append(_point(option, plan, measured(plan)))
-            progress(len(plans) + len(others), total)
+            if rivals:
+                plans.append(min(rivals, key=lambda point: point.measured.loss))
+            progress(done, total)
+        if not plans:
+            raise failed[0]
+        for done, (option, plan) in enumerate(uniform.items(), len(budgets) + 1):
+            others += measured(option, plan)
+            progress(done, total)
     curve = pareto_curve(posed.problem, posed.savings([0]), points=POINTS_OF_CURVE, vertices=POINTS_OF_CURVE)
     return MeasuredFrontier(
         profile=profile.fingerprint.text(),

@@ -252,10 +252,10 @@ def allocate(
         judged = job.least(inputs, profile, arrays, limits, tolerance, unit, making, time_limit_s=time_limit)
     uniform = judged.uniform
     plan, uniform_quality = judged.kept.plan, uniform.quality if uniform else None
-    competing = [judged.kept.finalized, *([uniform.finalized] if uniform else [])]
+    others = [uniform.finalized] if uniform else []
     # A search on the held-out data has measured there already, with the drop.
     searched_there = tolerance is not None and searched_data(inputs, tolerance) is inputs.held_out
-    held_out = [] if searched_there else job.judge_held_out(inputs, competing)
+    held_out = [] if searched_there else job.judge_held_out(inputs, judged.kept.finalized, others)
     if held_out:
         plan = plan.model_copy(update={"measured": held_out[0]})
         uniform_quality = held_out[1] if uniform else None

@@ -11,7 +11,7 @@ from pathlib import Path
 from ..allocator import Measured, Plan, Reconstruction, Tolerance, check_layers, write_plan
 from ..errors import InfeasibleError, InputError
 from ..export import WEIGHTS, read_packed, save_network
-from ..network import Network, float_logits
+from ..network import Network
 from ..reconstruct import (
     Finalized,
     Judged,
@@ -21,6 +21,7 @@ from ..reconstruct import (
     check_values,
     contest,
     layer_shapes,
+    measure_competing,
     measure_finalized,
     with_values,
 )
@@ -302,16 +303,14 @@ class Job:
         self.folder.drop_weight_parts()
         self._took("save", began)
 
-    def judge_held_out(self, inputs: Inputs, candidates: list[Finalized]) -> list[Measured]:
-        """Quality of some finalized weights on the held-out data; empty where there is none."""
+    def judge_held_out(
+        self, inputs: Inputs, kept: Finalized, others: Sequence[Finalized] = ()
+    ) -> list[Measured | None]:
+        """Quality on the held-out data, see `measure_competing`; empty where there is none."""
         if inputs.held_out is None:
             return []
         began = time.perf_counter()
-        reference = float_logits(inputs.network, inputs.held_out)
-        qualities = [
-            measure_finalized(inputs.network, finalized, inputs.held_out, reference)
-            for finalized in candidates
-        ]
+        qualities = measure_competing(inputs.network, kept, others, inputs.held_out)
         self._took("evaluate", began)
         return qualities
 

@@ -227,7 +227,7 @@ def finalize(
     chosen = job.edited(stored, inputs.network).model_copy(update={"search": None, "preset": None})
     judged = job.finalize(inputs, job.profiles_of(chosen, profile), [chosen], making)
     kept = judged.kept.plan
-    held_out = job.judge_held_out(inputs, [judged.kept.finalized])
+    held_out = job.judge_held_out(inputs, judged.kept.finalized)
     if held_out:
         kept = kept.model_copy(update={"measured": held_out[0]})
     job.save(inputs, kept, judged.kept.finalized)

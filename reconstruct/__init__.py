@@ -19,7 +19,7 @@ from .finalize import (
 )
 from .gptq import Gptq, gptq_layer
 from .gram import InputGram
-from .judge import Candidate, Judged, judge, measure_finalized
+from .judge import Candidate, Judged, judge, measure_competing, measure_finalized
 from .lapq import Lapq
 from .learn import Learning
 from .lossless import Way, find_least
@@ -78,6 +78,7 @@ __all__ = [
     "judge",
     "layer_shapes",
     "match_statistics",
+    "measure_competing",
     "measure_finalized",
     "method_named",
     "multipoint_plan",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from ..allocator import Guard, Plan, Reconstruction
+from ..errors import NotFiniteError
 from ..network import Data, Network
 from .finalize import Finalized
 from .judge import Judged, judge
@@ -58,6 +59,7 @@ def contest(
     """Finalize and measure the plans that compete, and the best uniform one; keep the one of least loss.
 
     Learned rounding takes minutes and more, so that plans far behind after GPTQ are left as GPTQ made them.
+    Where the method is chosen here, one by which no output is finite drops out while another remains.
 
     Parameters
     ----------
@@ -72,6 +74,11 @@ def contest(
         Finalizes a plan by a method.
     on_compared : callable, optional
         Told what the automatic choice learns.
+
+    Raises
+    ------
+    NotFiniteError
+        The output of none of the quantized networks is finite.
     """
 
     def judged(name: MethodName, plans: Sequence[Plan], uniform: Plan | None) -> Judged:
@@ -81,7 +88,9 @@ def contest(
     if method is not None:
         if not method.is_dear:
             return _stated(judged(method, plans, uniform), method, {}, data)
-        screened = judged(MethodName.GPTQ, plans, uniform)
+        screened = _tried(lambda: judged(MethodName.GPTQ, plans, uniform))
+        if isinstance(screened, NotFiniteError):
+            return _stated(judged(method, plans, uniform), method, {}, data)
         return _stated(_learned(screened, lambda *them: judged(method, *them)), method, {}, data)
 
     compared: dict[str, float] = {}
@@ -90,25 +99,40 @@ def contest(
         compared[name] = loss
         on_compared(Compared(name, loss, expected))
 
-    nearest = judged(MethodName.NEAREST, plans, uniform)
-    told(MethodName.NEAREST, nearest.kept.quality.loss)
-    if nearest.kept.quality.loss <= UNSEEN:
+    nearest = _tried(lambda: judged(MethodName.NEAREST, plans, uniform))
+    if isinstance(nearest, Judged):
+        told(MethodName.NEAREST, nearest.kept.quality.loss)
+        if nearest.kept.quality.loss <= UNSEEN:
+            return _stated(nearest, MethodName.NEAREST, compared, data)
+    screened = _tried(lambda: judged(MethodName.GPTQ, plans, uniform))
+    if isinstance(screened, NotFiniteError):
+        if isinstance(nearest, NotFiniteError):
+            raise nearest
         return _stated(nearest, MethodName.NEAREST, compared, data)
-    screened = judged(MethodName.GPTQ, plans, uniform)
-    told(MethodName.GPTQ, screened.kept.quality.loss)
-    if not _pays(nearest.kept.quality.loss, screened.kept.quality.loss):
+    cheap = screened.kept
+    told(MethodName.GPTQ, cheap.quality.loss)
+    if isinstance(nearest, Judged) and not _pays(nearest.kept.quality.loss, cheap.quality.loss):
         return _stated(nearest, MethodName.NEAREST, compared, data)
-    if screened.kept.quality.loss > UNSEEN:
-        cheap = screened.kept
+    if cheap.quality.loss > UNSEEN:
         quick = _quick(methods(MethodName.BRECQ))
-        looked = judge(network, [cheap.plan], None, data, lambda plan: carry_out(quick, plan))
-        # In logarithms.
-        expected = cheap.quality.loss * (looked.kept.quality.loss / cheap.quality.loss) ** 2
-        told(MethodName.BRECQ, expected, expected=True)
-        if _pays(cheap.quality.loss, expected):
-            found = _learned(screened, lambda *them: judged(MethodName.BRECQ, *them))
-            return _stated(found, MethodName.BRECQ, compared, data)
+        looked = _tried(lambda: judge(network, [cheap.plan], None, data, lambda plan: carry_out(quick, plan)))
+        if isinstance(looked, Judged):
+            # In logarithms.
+            expected = cheap.quality.loss * (looked.kept.quality.loss / cheap.quality.loss) ** 2
+            told(MethodName.BRECQ, expected, expected=True)
+            if _pays(cheap.quality.loss, expected):
+                found = _tried(lambda: _learned(screened, lambda *them: judged(MethodName.BRECQ, *them)))
+                if isinstance(found, Judged):
+                    return _stated(found, MethodName.BRECQ, compared, data)
     return _stated(screened, MethodName.GPTQ, compared, data)
+
+
+def _tried(judged: Callable[[], Judged]) -> Judged | NotFiniteError:
+    """What was judged, or why there is nothing to judge."""
+    try:
+        return judged()
+    except NotFiniteError as error:
+        return error
 
 
 def _quick(method: Method) -> Method:
@@ -131,9 +155,10 @@ def _learned(screened: Judged, judged: Callable[[Sequence[Plan], Plan | None], J
     has_uniform = uniform is not None and uniform.quality.loss <= most
     if not near:
         # Only the uniform plan is good: it competes with the best of the solved ones.
-        near = [min(screened.plans, key=lambda candidate: candidate.quality.loss).plan]
+        best = sorted(screened.plans, key=lambda candidate: candidate.quality.loss)[:1]
+        near = [candidate.plan for candidate in best]
     found = judged(near, uniform.plan if uniform is not None and has_uniform else None)
-    if found.uniform is not None or uniform is None:
+    if has_uniform or uniform is None:
         return found
     # Not learned for, and so compared as GPTQ left it.
     plan = found.kept.plan

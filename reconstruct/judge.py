@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..allocator import DropKind, Guard, Measured, Plan
+from ..errors import NotFiniteError
 from ..network import Data, Network, float_logits, measure_samples
 from .drop import measured_drop
 from .finalize import Finalized
 
-__all__ = ["Candidate", "Finalize", "Judged", "judge", "measure_finalized"]
+__all__ = ["Candidate", "Finalize", "Judged", "judge", "measure_competing", "measure_finalized"]
 
 Finalize = Callable[[Plan], Finalized]
 
@@ -35,9 +36,9 @@ class Judged:
     kept : Candidate
         Of least measured loss; its plan carries the measurement and the guard.
     plans : tuple of Candidate
-        The solved plans, in the order given.
+        The solved plans, in the order given, without those whose output is not finite.
     uniform : Candidate or None
-        The best uniform plan within the budget.
+        The best uniform plan within the budget, where its output is finite.
     """
 
     kept: Candidate
@@ -53,22 +54,40 @@ def judge(
     Parameters
     ----------
     plans : sequence of Plan
-        Solved for one budget, at least one.
+        Solved for one budget, at least one where there is no uniform plan.
     uniform : Plan, optional
         The best uniform plan within the same budget, where one fits.
     data : Data
         Where the loss is measured.
     finalize : callable
         From a plan to its integer weights.
+
+    Raises
+    ------
+    NotFiniteError
+        The output of none of the quantized networks is finite.
     """
     reference = float_logits(network, data)
-    solved = tuple(_candidate(network, plan, data, reference, finalize) for plan in plans)
-    best = min(solved, key=lambda candidate: candidate.quality.loss)
-    if uniform is None:
-        return Judged(_kept(best, None), solved, None)
-    other = _candidate(network, uniform, data, reference, finalize)
+    failed: list[NotFiniteError] = []
+
+    def finite(plan: Plan) -> list[Candidate]:
+        try:
+            finalized = finalize(plan)
+            return [Candidate(plan, finalized, measure_finalized(network, finalized, data, reference))]
+        except NotFiniteError as error:
+            failed.append(error)
+            return []
+
+    solved = tuple(candidate for plan in plans for candidate in finite(plan))
+    best = min(solved, key=lambda candidate: candidate.quality.loss, default=None)
+    other = next(iter(finite(uniform) if uniform is not None else []), None)
+    if best is None or other is None:
+        alone = best or other
+        if alone is None:
+            raise failed[0]
+        return Judged(_kept(alone, None), solved, other)
     guard = Guard(
-        option=uniform.uniform_name(),
+        option=other.plan.uniform_name(),
         uniform_loss=other.quality.loss,
         plan_loss=best.quality.loss,
         kept="uniform" if other.quality.loss < best.quality.loss else "plan",
@@ -98,9 +117,17 @@ def measure_finalized(
     ------
     InputError
         The data has no labels, and the drop needs them.
+    NotFiniteError
+        The output of the quantized network is NaN or infinite.
     """
     reference = float_logits(network, data) if reference is None else reference
     samples = measure_samples(network, data, finalized.tensors(network), reference)
+    wrong = len(samples.loss) - int(samples.loss.isfinite().sum())
+    if wrong:
+        raise NotFiniteError(
+            f"the network's output is NaN or infinite at these bits on {wrong:,} of {len(samples.loss):,} "
+            f"samples of '{data.name}'; raise the budget, or forbid the fewest bits"
+        )
     quality = samples.quality()
     return Measured(
         loss=quality.loss,
@@ -116,9 +143,24 @@ def measure_finalized(
     )
 
 
-def _candidate(network: Network, plan: Plan, data: Data, reference: Tensor, finalize: Finalize) -> Candidate:
-    finalized = finalize(plan)
-    return Candidate(plan, finalized, measure_finalized(network, finalized, data, reference))
+def measure_competing(
+    network: Network, kept: Finalized, others: Sequence[Finalized], data: Data
+) -> list[Measured | None]:
+    """Quality of what is kept and of what competed with it; None for one of these that is not finite.
+
+    Raises
+    ------
+    NotFiniteError
+        The output of what is kept is NaN or infinite.
+    """
+    reference = float_logits(network, data)
+    found: list[Measured | None] = [measure_finalized(network, kept, data, reference)]
+    for other in others:
+        try:
+            found.append(measure_finalized(network, other, data, reference))
+        except NotFiniteError:
+            found.append(None)
+    return found
 
 
 def _kept(candidate: Candidate, guard: Guard | None) -> Candidate:

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from ..errors import InputError
+from ..errors import InputError, NotFiniteError
 from ..network import ACTIVATION_BATCH, SAMPLES_FIRST, Layer
 from .gram import InputGram, position_count
 from .streams import Streams
@@ -55,7 +55,7 @@ def input_gram(
 
     Raises
     ------
-    InputError
+    NotFiniteError
         What enters the layer is NaN or infinite, or its squares are.
     """
     schedule = streams.network.schedule
@@ -96,7 +96,7 @@ def input_gram(
             picked = torch.randperm(count, generator=generator)[:few] if few < count else None
             gram.add(step.call, quantized, floating if cross else None, picked)
     if not gram.is_finite:
-        raise InputError(
+        raise NotFiniteError(
             f"what enters layer '{layer.name}' on data '{streams.data.name}' is NaN or infinite, or too "
             "large to be squared; check that the inputs are scaled as in training, or give that layer and "
             "those before it more bits"

@@ -47,7 +47,7 @@ class Tried(Generic[Item]):
     size_bits : int
         What the plan for it takes, at most the budget.
     drop : float
-        As measured.
+        As measured; infinite where the output is not finite.
     item : Item
         Whatever the evaluation wants to hand on.
     """
@@ -165,7 +165,7 @@ class _Search:
         here = self.predicted(end.budget_bits)
         if here <= 0:
             return 0.0
-        if end.drop > 0 and self.limit > 0:
+        if 0 < end.drop < math.inf and self.limit > 0:
             return here * (self.limit / end.drop) * overshoot**steps
         return here * (BLIND_STEP if overshoot > 1 else 1 / BLIND_STEP) ** steps
 
@@ -180,6 +180,8 @@ class _Search:
     def _interpolated(self, outside: Tried[Item], within: Tried[Item], middle: int) -> int:
         ends = self.predicted(outside.budget_bits), self.predicted(within.size_bits)
         if min(*ends, outside.drop, within.drop, self.limit) <= 0 or ends[0] <= ends[1]:
+            return middle
+        if outside.drop == math.inf:
             return middle
         drops = math.log(outside.drop), math.log(within.drop)
         if drops[0] <= drops[1]:

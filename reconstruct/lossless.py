@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from ..allocator import Frontier, Plan, Search, SearchOutcome, Tolerance, Trial
-from ..errors import InfeasibleError
+from ..errors import InfeasibleError, NotFiniteError
 from ..network import Data, Network, float_logits
 from .judge import Candidate, Finalize, measure_finalized
 from .least import Tried, budget_of, least_within
@@ -95,7 +96,8 @@ def find_least(
         rival = uniform(most - 1)
         if rival is None or weight_bits(rival) >= most or rival.assignment in trials.known:
             break
-        if not trials.measure(rival, f"uniform {rival.main_option()}").within:
+        trial = trials.measure(rival, f"uniform {rival.main_option()}")
+        if trial is None or not trial.within:
             break
         outcome = SearchOutcome.UNIFORM
     if trials.best is None:
@@ -139,15 +141,20 @@ class _Trials:
     known: dict[str, Trial] = field(default_factory=dict)
     best: _Best | None = None
 
-    def attempt(self, budget_bits: int, plan: Plan) -> Tried[Trial]:
+    def attempt(self, budget_bits: int, plan: Plan) -> Tried[Trial | None]:
         trial = self.known.get(plan.assignment) or self.measure(plan, f"per {plan.unit}")
-        return Tried(budget_bits, trial.weight_bits, trial.drop.value, trial)
+        drop = math.inf if trial is None else trial.drop.value
+        return Tried(budget_bits, weight_bits(plan), drop, trial)
 
-    def measure(self, plan: Plan, name: str) -> Trial:
-        finalized = self.finalize(plan)
-        quality = measure_finalized(
-            self.network, finalized, self.data, self.reference, drop=self.tolerance.kind
-        )
+    def measure(self, plan: Plan, name: str) -> Trial | None:
+        """None where the network's output is not finite: such a plan is outside every limit."""
+        try:
+            finalized = self.finalize(plan)
+            quality = measure_finalized(
+                self.network, finalized, self.data, self.reference, drop=self.tolerance.kind
+            )
+        except NotFiniteError:
+            return None
         assert quality.drop is not None
         bits = weight_bits(plan)
         trial = Trial(
@@ -173,10 +180,17 @@ def _best_way(ways: Sequence[Way], tolerance: Tolerance, trials: _Trials) -> Way
     ends = ways[0].frontier.cost
     bits = budget_of(ways[0].frontier.bound, tolerance.first_guess(), int(ends[0]), int(ends[-1]))
     reaching = [way for way in ways if way.reaches(bits)]
-    return min(reaching, key=lambda way: trials.attempt(bits, way.solve(bits)).item.loss)
+    first = [(trials.attempt(bits, way.solve(bits)).item, way) for way in reaching]
+    _, best = min(first, key=lambda tried: math.inf if tried[0] is None else tried[0].loss)
+    return best
 
 
 def _out_of_reach(tolerance: Tolerance, data: Data, trials: list[Trial]) -> str:
+    if not trials:
+        return (
+            f"no plan was measured within a drop of {tolerance} on {data.name}: the network's output is NaN "
+            "or infinite at all bits that were tried; add larger options with --options"
+        )
     best = min(trials, key=lambda trial: trial.drop.value)
     return (
         f"no plan was measured within a drop of {tolerance} on {data.name}: the best of {len(trials)} "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+import torch
 
 from apportion.allocator import MeasuredFrontier, read_frontier
 from apportion.sensitivity import read_profile
@@ -101,6 +103,44 @@ def test_without_labels_the_frontier_has_no_accuracy(
     assert outcome.code == 0, outcome
     assert all("drop" not in point["measured"] for point in outcome.json["plans"])
     assert "accuracy" not in allocate("show", tmp_path / "run" / "frontier.json").out
+
+
+NORMED = """
+import torch
+from torch import nn
+
+
+class Normed(nn.Module):
+    # NaN for every sample on which the few features are all zero.
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Linear(6, 8, bias=False), nn.Linear(8, 8, bias=False)
+        self.last = nn.Linear(8, 5)
+
+    def forward(self, x):
+        y = self.second(self.first(x).relu()).relu()
+        return 10 * self.last(y / y.norm(dim=-1, keepdim=True))
+"""
+
+
+def test_budgets_at_which_no_output_is_finite_are_left_out(
+    allocate: Any, tmp_path: Path, save_inputs: Any
+) -> None:
+    path = tmp_path / "normed.py"
+    path.write_text(NORMED)
+    inputs = torch.randn(400, 6, generator=torch.Generator().manual_seed(3))
+    space = runpy.run_path(str(path))
+    with torch.inference_mode():
+        finite = space["Normed"]()(inputs).isfinite().all(1)
+    outcome = allocate(
+        "frontier", "--count", "4", "--options", "w2..4", "--model", f"{path}:Normed",
+        "--data", save_inputs(inputs[finite][:128].numpy()), "--out", tmp_path / "run", "--json",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome
+    assert "is left out: " in outcome.err
+    assert "NaN or infinite" in outcome.err
+    assert outcome.json["plans"]
 
 
 @pytest.mark.parametrize(

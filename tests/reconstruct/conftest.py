@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import cycle, islice
 
 import pytest
@@ -35,6 +36,18 @@ def plan_of(plan: Plan) -> PlanOf:
         return plan.model_copy(update={"layers": tuple(layers), "unit": cut or "channel"})
 
     return planned
+
+
+@pytest.fixture(scope="session")
+def broken() -> Callable[[Network, Finalized], Finalized]:
+    """Weights with a bias that is NaN, so that no output is finite."""
+
+    def with_nan(network: Network, finalized: Finalized) -> Finalized:
+        name = next(layer.bias for layer in network.layers if layer.bias is not None)
+        bias = torch.full_like(network.tensors[name], torch.nan)
+        return replace(finalized, biases={**finalized.biases, name: bias})
+
+    return with_nan
 
 
 class Kinds(nn.Module):

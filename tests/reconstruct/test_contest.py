@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import pytest
 
 from apportion.allocator import Plan
+from apportion.errors import NotFiniteError
 from apportion.network import Data, Network
 from apportion.reconstruct import (
     Compared,
@@ -34,12 +35,15 @@ class Contest:
 
     def __init__(self, network: Network, data: Data, iterations: int = 100) -> None:
         self.network, self.data, self.iterations = network, data, iterations
+        self.failing: tuple[str, ...] = ()
         self.carried: list[tuple[str, str]] = []
         self.told: list[Compared] = []
 
     def __call__(self, plans: Sequence[Plan], rival: Plan | None, method: MethodName | None) -> Judged:
         def carry_out(chosen: Method, plan: Plan) -> Finalized:
             self.carried.append((type(chosen).__name__, plan.main_option()))
+            if type(chosen).__name__ in self.failing:
+                raise NotFiniteError(f"{type(chosen).__name__} fails")
             return chosen.finalize(self.network, plan, self.data)
 
         def named(name: MethodName) -> Method:
@@ -120,3 +124,39 @@ def test_at_two_bits_learning_pays(network: Network, data: Data, uniform: Unifor
     assert how is not None
     assert how.method == "brecq"
     assert judged.kept.quality.loss < how.compared["gptq"] / 1.5
+
+
+@pytest.mark.parametrize(
+    ("failing", "taken", "compared"),
+    [
+        (["Nearest"], "brecq", ["gptq", "brecq"]),
+        (["Gptq"], "nearest", ["nearest"]),
+        (["LearnedRounding"], "gptq", ["nearest", "gptq"]),
+        (["Nearest", "LearnedRounding"], "gptq", ["gptq"]),
+    ],
+)
+def test_a_method_by_which_no_output_is_finite_drops_out(
+    network: Network, data: Data, uniform: Uniform, failing: list[str], taken: str, compared: list[str]
+) -> None:
+    ran = Contest(network, data)
+    ran.failing = tuple(failing)
+    how = ran([uniform("w2")], None, None).kept.plan.reconstruction
+    assert how is not None
+    assert (how.method, list(how.compared)) == (taken, compared)
+
+
+def test_a_method_that_is_named_needs_no_finite_gptq(network: Network, data: Data, uniform: Uniform) -> None:
+    ran = Contest(network, data, 5)
+    ran.failing = ("Gptq",)
+    judged = ran([uniform("w2"), uniform("w4")], None, MethodName.BRECQ)
+    assert judged.kept.plan.main_option() == "w4"
+    assert len(judged.plans) == 2
+
+
+def test_where_all_methods_fail_the_first_failure_is_raised(
+    network: Network, data: Data, uniform: Uniform
+) -> None:
+    ran = Contest(network, data, 5)
+    ran.failing = ("Nearest", "Gptq", "LearnedRounding")
+    with pytest.raises(NotFiniteError, match="Nearest fails"):
+        ran([uniform("w2")], None, None)

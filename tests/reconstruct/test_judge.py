@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from apportion.allocator import Plan
+from apportion.errors import NotFiniteError
 from apportion.network import Data, Network, kl_divergence
-from apportion.reconstruct import Finalized, finalize_nearest, judge, measure_finalized
+from apportion.reconstruct import Finalized, finalize_nearest, judge, measure_competing, measure_finalized
 
+Break = Callable[[Network, Finalized], Finalized]
 Assign = Callable[[Mapping[str, Sequence[str]]], Plan]
 
 
@@ -95,3 +97,56 @@ def test_without_labels_there_is_no_accuracy(network: Network, data: Data, plan:
     found = measure_finalized(network, finalize_nearest(network, plan), Data(data.inputs, None, "images"))
     assert found.accuracy is None
     assert found.float_accuracy is None
+
+
+@pytest.mark.parametrize("failing", ["w2", "w4", "w8"])
+def test_a_plan_whose_output_is_not_finite_drops_out(
+    network: Network, data: Data, uniform: Callable[[str], Plan], broken: Break, failing: str
+) -> None:
+    def finalize(plan: Plan) -> Finalized:
+        found = finalize_nearest(network, plan)
+        return broken(network, found) if plan.layers[0].option == failing else found
+
+    judged = judge(network, [uniform("w2"), uniform("w4")], uniform("w8"), data, finalize)
+    left = [option for option in ("w2", "w4") if option != failing]
+    assert [candidate.plan.layers[0].option for candidate in judged.plans] == left
+    assert (judged.uniform is None) == (failing == "w8")
+    assert judged.kept.plan.layers[0].option == ("w4" if failing == "w8" else "w8")
+    assert (judged.kept.plan.guard is None) == (failing == "w8")
+
+
+def test_a_uniform_plan_remains_where_no_solved_one_is_finite(
+    network: Network, data: Data, uniform: Callable[[str], Plan], broken: Break
+) -> None:
+    def finalize(plan: Plan) -> Finalized:
+        found = finalize_nearest(network, plan)
+        return found if plan.layers[0].option == "w8" else broken(network, found)
+
+    judged = judge(network, [uniform("w2")], uniform("w8"), data, finalize)
+    assert judged.plans == ()
+    assert judged.uniform is not None
+    assert judged.kept.finalized is judged.uniform.finalized
+    assert judged.kept.plan.guard is None
+
+
+def test_where_no_output_is_finite_that_is_said(
+    network: Network, data: Data, uniform: Callable[[str], Plan], broken: Break
+) -> None:
+    with pytest.raises(NotFiniteError, match=r"NaN or infinite at these bits on 64 of 64 samples .*budget"):
+        judge(
+            network,
+            [uniform("w2")],
+            uniform("w4"),
+            data,
+            lambda plan: broken(network, finalize_nearest(network, plan)),
+        )
+
+
+def test_what_competed_need_not_be_finite_but_what_is_kept_must(
+    network: Network, data: Data, plan: Plan, broken: Break
+) -> None:
+    good = finalize_nearest(network, plan)
+    found = measure_competing(network, good, [broken(network, good)], data)
+    assert found == [measure_finalized(network, good, data), None]
+    with pytest.raises(NotFiniteError, match="64 of 64"):
+        measure_competing(network, broken(network, good), [good], data)

@@ -173,3 +173,32 @@ def test_the_interval_of_a_kl_never_reaches_below_0() -> None:
     drop = measured_drop(DropKind.KL, SampleQuality(torch.tensor([0.0, 0.0, 1.0])))
     assert drop.low == 0
     assert drop.high > drop.value > 0
+
+
+def test_a_plan_whose_output_is_not_finite_is_outside_every_limit(
+    network: Network, data: Data, way: Way, broken: Callable[[Network, Finalized], Finalized]
+) -> None:
+    enough = int(way.frontier.cost[0] + way.frontier.cost[-1]) // 2
+
+    def finalize(plan: Plan) -> Finalized:
+        found = finalize_nearest(network, plan)
+        return found if bits_of(plan) > enough else broken(network, found)
+
+    told: list[Trial] = []
+    found = find_least(network, data, parse_tolerance("9kl"), [way], finalize, on_trial=told.append)
+    assert found.plan.search is not None
+    assert found.plan.search.outcome is SearchOutcome.NARROWED
+    assert all(trial.weight_bits > enough for trial in told)
+
+
+def test_where_no_plan_is_finite_no_limit_can_be_kept(
+    network: Network, data: Data, way: Way, broken: Callable[[Network, Finalized], Finalized]
+) -> None:
+    with pytest.raises(InfeasibleError, match="NaN or infinite at all bits that were tried"):
+        find_least(
+            network,
+            data,
+            parse_tolerance("9kl"),
+            [way, way],
+            lambda plan: broken(network, finalize_nearest(network, plan)),
+        )
