@@ -102,3 +102,30 @@ def test_settings_outside_their_range_are_refused(
 ) -> None:
     with pytest.raises(InputError, match=reason):
         tune_biases(network, data, rounded, iterations=iterations, rate=rate)
+
+
+class Gated(nn.Module):
+    """A gate that is open or closed lets no slope through, nor does an answer that is one of two."""
+
+    def __init__(self, *, answers: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.gate, self.last = nn.Linear(6, 16), nn.Linear(6, 16), nn.Linear(16, 3)
+        self.answers = answers
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(self.first(x) * (self.gate(x) > 0).float())
+        return (out > 0).float() if self.answers else out
+
+
+@pytest.mark.parametrize("answers", [False, True])
+def test_biases_that_no_slope_reaches_stay(plan_of: PlanOf, answers: bool) -> None:
+    data = Data(torch.randn(512, 6, generator=torch.Generator().manual_seed(0)), None, "normal")
+    network = capture(Gated(answers=answers).eval(), data.inputs[:2])
+    rounded = finalize_nearest(network, plan_of(network, ["w2"]))
+    tuned = tune_biases(network, data, rounded, iterations=75)
+    if answers:
+        assert tuned is rounded
+    else:
+        assert set(tuned.biases) == {"first.bias", "gate.bias", "last.bias"}
+        assert torch.equal(tuned.biases["gate.bias"], network.tensors["gate.bias"])
