@@ -78,7 +78,11 @@ def tune_biases(
     some = data.part(slice(learned.stop))
     reference, judge = float_logits(network, some), NetworkLoss(network, data, judged)
     fixed, scales = finalized.tensors(network), _output_scales(network, some)
-    moves = {name: torch.zeros_like(bias, requires_grad=True) for name, bias in start.items()}
+    # Adam divides by what is 0 in half precision.
+    moves = {
+        name: torch.zeros_like(bias, dtype=torch.promote_types(bias.dtype, torch.float32), requires_grad=True)
+        for name, bias in start.items()
+    }
     adam = torch.optim.Adam(moves.values(), lr=rate)
     generator = torch.Generator().manual_seed(seed)
     batch = batch_size(network)
@@ -110,7 +114,7 @@ def tune_biases(
 def _moved(
     start: Mapping[str, Tensor], moves: Mapping[str, Tensor], scales: Mapping[str, float]
 ) -> dict[str, Tensor]:
-    return {name: bias + scales[name] * moves[name] for name, bias in start.items()}
+    return {name: (bias + scales[name] * moves[name]).to(bias.dtype) for name, bias in start.items()}
 
 
 def _output_scales(network: Network, data: Data) -> dict[str, float]:

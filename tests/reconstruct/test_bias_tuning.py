@@ -129,3 +129,16 @@ def test_biases_that_no_slope_reaches_stay(plan_of: PlanOf, answers: bool) -> No
     else:
         assert set(tuned.biases) == {"first.bias", "gate.bias", "last.bias"}
         assert torch.equal(tuned.biases["gate.bias"], network.tensors["gate.bias"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_biases_in_half_precision_are_tuned_too(plan_of: PlanOf, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 5)).eval()
+    data = Data(torch.randn(256, 16).to(dtype), None, "normal")
+    network = capture(module.to(dtype), data.inputs[:2])
+    rounded = finalize_nearest(network, plan_of(network, ["w2"]))
+    tuned = tune_biases(network, data, rounded, iterations=75)
+    before, after = (measure_finalized(network, each, data).loss for each in (rounded, tuned))
+    assert after < 0.9 * before
+    assert {bias.dtype for bias in tuned.biases.values()} == {dtype}
