@@ -133,13 +133,13 @@ class Learned:
 def output_error(
     region: Region, data: UnitData, tensors: Mapping[str, Tensor], samples: Sequence[int] | range
 ) -> float:
-    """Mean over samples and values of the (weighted) squared difference to the target."""
+    """Mean over samples and values of the (weighted) squared difference to the target, in float32."""
     total, count = 0.0, 0
     with torch.inference_mode():
         for part in batches(len(samples), ACTIVATION_BATCH):
             take = _Taker(region, torch.as_tensor(samples[part]))
             output = region.run(take(data.quantized), take(data.inputs), tensors)
-            squares = (output - take(data.target)).square_()
+            squares = (output.float() - take(data.target).float()).square_()
             if data.importance is not None:
                 squares *= take(data.importance)
             total += float(squares.sum(dtype=torch.float64))
@@ -247,10 +247,8 @@ def _batch_error(
         mask = torch.rand(entering.shape, generator=generator) < settings.drop
         entering = torch.where(mask.to(entering.device), take(data.floating), entering)
     output = region.run(entering, take(data.inputs), {**tensors, **weights})
-    difference = output - take(data.target)
-    if data.importance is None:
-        return difference.square().mean()
-    return (difference.square() * take(data.importance)).mean()
+    squares = (output.float() - take(data.target).float()).square()
+    return squares.mean() if data.importance is None else (squares * take(data.importance)).mean()
 
 
 @dataclass(frozen=True)

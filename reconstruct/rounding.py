@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,7 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..allocator import Plan
-from ..errors import InputError
+from ..errors import InputError, NotFiniteError
 from ..network import (
     ActivationStore,
     Block,
@@ -209,6 +210,11 @@ class LearnedRounding:
             Its layers as nearest rounding stores them.
         number : int
             Of the unit, for the draws.
+
+        Raises
+        ------
+        NotFiniteError
+            The unit's output, or its square, is NaN or infinite.
         """
         began = time.perf_counter()
         network = streams.network
@@ -227,6 +233,12 @@ class LearnedRounding:
         region, data = unit_data(streams, block, layers, fisher=self.fisher, seed=self.learning.seed)
         size = output_size(data, judged_on)
         start_error = output_error(region, data, started, judged_on) / size
+        if not (math.isfinite(size) and math.isfinite(start_error)):
+            raise NotFiniteError(
+                f"what leaves layer '{layers[-1].name}' on data '{streams.data.name}' is NaN or infinite, or "
+                "too large to be squared; check that the inputs are scaled as in training, or give that "
+                "layer and those before it more bits"
+            )
         learned, error = None, start_error
         if start_error > NEGLIGIBLE:
             brackets = [

@@ -90,7 +90,7 @@ def unit_data(
 def output_size(data: UnitData, samples: range) -> float:
     """Mean (weighted) square of a unit's output in the float network; 1 where that is zero."""
     index = torch.as_tensor(samples)
-    square = data.target.take(index).square()
+    square = data.target.take(index).float().square()
     if data.importance is not None:
         square *= data.importance.take(index)
     return float(square.mean(dtype=torch.float64)) or 1.0
@@ -156,7 +156,7 @@ def _fisher(streams: Streams, exit_: str, leaving: Activations, seed: int) -> Ac
         draws = torch.multinomial(logs.detach().exp().flatten(0, -2).cpu(), 1, generator=generator)
         chosen = logs.flatten(0, -2).gather(1, draws.to(logs.device))
         (slope,) = torch.autograd.grad(chosen.sum(), values)
-        return slope.square()
+        return slope.float().square()
 
     found = streams.store.compute(len(leaving), squares)
     mean = found.values.mean(dtype=torch.float64)

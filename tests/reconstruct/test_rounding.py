@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from apportion.allocator import LayerPlan, Plan
-from apportion.errors import InputError
+from apportion.errors import InputError, NotFiniteError
 from apportion.network import Data, Network, capture
 from apportion.quantizer import parse_option
 from apportion.reconstruct import (
@@ -240,6 +240,46 @@ def test_one_sample_is_enough(network: Network, plan: Plan, data: Data) -> None:
     one = Data(data.inputs[:1], None, data.name)
     method = LearnedRounding(learning=replace(QUICK, iterations=2))
     assert len(method.finalize(network, plan, one).layers) == len(network.layers)
+
+
+def scaled(scale: float) -> nn.Sequential:
+    """Layers whose outputs are as large as `scale`; the last divides by it."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(12, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 5))
+    with torch.no_grad():
+        module[0].weight.mul_(scale)
+        module[0].bias.mul_(scale)
+        module[2].bias.mul_(scale)
+        module[4].weight.div_(scale)
+    return module.eval()
+
+
+@pytest.mark.parametrize("fisher", [False, True])
+def test_half_precision_learns_whatever_the_size_of_the_values(plan: Plan, fisher: bool) -> None:
+    # Values above 255 have squares beyond half precision.
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(128, 3, generator=generator) @ torch.randn(3, 12, generator=generator)
+    method = replace(FROM_NEAREST, fisher=fisher, held_out=0.25)
+    errors = []
+    for dtype in (torch.float32, torch.float16):
+        data = Data(inputs.to(dtype), None, "normal")
+        network = capture(scaled(1000.0).to(dtype), data.inputs[:2])
+        _, reports = reports_of(method, network, with_options(plan, network, ["w2"]), data)
+        assert all(report.iterations for report in reports)
+        errors.append([report.start_error for report in reports])
+    # The second unit enters as the first was learned.
+    assert errors[1][0] == pytest.approx(errors[0][0], rel=0.01)
+    assert reports[0].kept
+    assert reports[0].learned_error < 0.9 * reports[0].start_error
+
+
+def test_outputs_too_large_to_be_squared_are_refused_by_the_layers_name(plan: Plan) -> None:
+    data = Data(torch.randn(32, 12, generator=torch.Generator().manual_seed(0)), None, "normal")
+    network = capture(scaled(1e20), data.inputs[:2])
+    with pytest.raises(
+        NotFiniteError, match=r"what leaves layer '0' on data 'normal' is NaN or infinite, or"
+    ):
+        FROM_NEAREST.finalize(network, with_options(plan, network, ["w2"]), data)
 
 
 @pytest.mark.parametrize(
