@@ -9,7 +9,7 @@ from .activation import (
     static_activation,
 )
 from .activations import ACTIVATION_BATCH, Activations, ActivationStore
-from .blocks import Block
+from .blocks import Block, is_pointwise
 from .capture import capture
 from .data import Data, check_data, load_data
 from .explicit import with_explicit_activations
@@ -81,6 +81,7 @@ __all__ = [
     "give_back_freed_memory",
     "is_activation_key",
     "is_by_sample",
+    "is_pointwise",
     "kept_values",
     "kl_divergence",
     "learned_values",

@@ -11,7 +11,7 @@ from torch import fx
 
 from .layer import Layer
 
-__all__ = ["Block", "find_blocks"]
+__all__ = ["Block", "find_blocks", "is_pointwise"]
 
 aten = torch.ops.aten
 
@@ -27,6 +27,27 @@ _SHAPE_ONLY = frozenset(
         aten.new_zeros.default,
         aten.ones_like.default,
         aten.zeros_like.default,
+    }
+)
+# Yes or no for every number.
+_ANSWERS = frozenset(
+    {
+        aten.eq,
+        aten.ge,
+        aten.gt,
+        aten.isfinite,
+        aten.isinf,
+        aten.isnan,
+        aten.isneginf,
+        aten.isposinf,
+        aten.le,
+        aten.logical_and,
+        aten.logical_not,
+        aten.logical_or,
+        aten.logical_xor,
+        aten.lt,
+        aten.ne,
+        aten.signbit,
     }
 )
 
@@ -123,7 +144,7 @@ def _pieces(graph: fx.Graph, layers: tuple[Layer, ...]) -> list[_Piece]:
             exit=exit_,
             layers=tuple(found[index]),
             branches=bool(inside[index]),
-            pointwise=all(_is_pointwise(nodes[name]) for name in (*inside[index], exit_)),
+            pointwise=all(is_pointwise(nodes[name]) for name in (*inside[index], exit_)),
         )
         for index, (entry, exit_) in enumerate(pairwise(spine))
         if nodes[exit_].op != "placeholder"
@@ -151,5 +172,9 @@ def _reaching(node: fx.Node, flow: nx.DiGraph[str]) -> str:
     return waiting[0].name
 
 
-def _is_pointwise(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags
+def is_pointwise(node: fx.Node) -> bool:
+    """Whether an operation makes a number of every number; a comparison makes no number."""
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload) or target.overloadpacket in _ANSWERS:
+        return False
+    return torch.Tag.pointwise in target.tags

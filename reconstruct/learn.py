@@ -157,7 +157,7 @@ def learn_rounding(
     scale: float,
     settings: Learning,
     steps_of: Sequence[str] = (),
-) -> Learned:
+) -> Learned | None:
     """Layers of one unit with every weight at one of its two values, and its values' steps.
 
     A weight is ``low + gap h(V)`` with ``h(V) = clip(1.2 sigmoid(V) - 0.1, 0, 1)`` (AdaRound, equation 23),
@@ -178,6 +178,11 @@ def learn_rounding(
     steps_of : sequence of str
         Names among `tensors` of what quantizes values with one range, whose steps are learned with the
         rounding, by their logarithms; zero points stay.
+
+    Returns
+    -------
+    Learned or None
+        None where no slope reaches the weights: the unit's output is made of comparisons.
 
     References
     ----------
@@ -203,6 +208,8 @@ def learn_rounding(
         changed = _unflatten(layers, weights, region.network.tensors)
         changed |= _stretched_steps(tensors, steps_of, factors)
         error = _batch_error(region, data, changed, tensors, samples, settings, generator)
+        if not error.requires_grad:
+            return None
         slope, logs.grad = torch.autograd.grad(error, (weights, factors), materialize_grads=True)
         falling = (1 + math.cos(math.pi * iteration / settings.iterations)) / 2
         adam.param_groups[1]["lr"] = settings.step_rate * falling

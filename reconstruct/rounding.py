@@ -49,7 +49,7 @@ class UnitReport:
     kept : bool
         Whether the learned rounding was better and is kept.
     iterations : int
-        0 where the start was so good that nothing was learned.
+        0 where nothing was learned: the start was so good, or no slope reaches the weights.
     seconds : float
     """
 
@@ -256,10 +256,11 @@ class LearnedRounding:
                 replace(self.learning, seed=self.learning.seed + number),
                 _learnable(region, before) if self.learning.step_rate else (),
             )
-            streams.replaced = before | learned.values
-            for layer, stored in zip(layers, learned.layers, strict=True):
-                streams.replace(layer, stored)
-            error = output_error(region, data, streams.replaced, judged_on) / size
+            if learned is not None:
+                streams.replaced = before | learned.values
+                for layer, stored in zip(layers, learned.layers, strict=True):
+                    streams.replace(layer, stored)
+                error = output_error(region, data, streams.replaced, judged_on) / size
         kept = learned is not None and error < start_error
         if learned is not None and kept:
             done.update({stored.name: stored for stored in learned.layers})

@@ -6,9 +6,17 @@ import enum
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
-from ..network import ACTIVATION_BATCH, Activations, Block, Layer, Network, different_samples
+from ..network import (
+    ACTIVATION_BATCH,
+    Activations,
+    Block,
+    Layer,
+    Network,
+    different_samples,
+    is_pointwise,
+)
 from .learn import UnitData
 from .levels import level_weights
 from .region import Region, region_between
@@ -80,9 +88,8 @@ def unit_data(
             return region.run(streams.moved(floating, part), streams.inputs(part))
 
     leaving = streams.store.compute(count, target)
-    if fisher:
-        importance: Activations | None = _fisher(streams, exit_, leaving, seed)
-    else:
+    importance = _fisher(streams, exit_, leaving, seed) if fisher else None
+    if importance is None:
         importance = _levels(leaving, layers[-1])
     return region, UnitData(quantized, floating, leaving, importance, inputs)
 
@@ -114,14 +121,10 @@ def _after_pointwise(network: Network, name: str) -> str:
     while len(node.users) == 1:
         (user,) = node.users
         sources = [source for source in user.all_input_nodes if source.op != "get_attr"]
-        if sources != [node] or not _is_pointwise(user):
+        if sources != [node] or not is_pointwise(user):
             break
         node = user
     return str(node.name)
-
-
-def _is_pointwise(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags
 
 
 def _levels(leaving: Activations, last: Layer) -> Activations | None:
@@ -140,18 +143,22 @@ def _levels(leaving: Activations, last: Layer) -> Activations | None:
     return None if weights is None else Activations(weights.view_as(energy), leaving.folded)
 
 
-def _fisher(streams: Streams, exit_: str, leaving: Activations, seed: int) -> Activations:
+def _fisher(streams: Streams, exit_: str, leaving: Activations, seed: int) -> Activations | None:
     """Squared derivatives of the log-probability of labels that the float network draws, mean 1.
 
     ``(d log p(y_n | x_n) / d z_n)^2`` with z the unit's output: one draw of the Fisher information's diagonal
-    for each sample.
+    for each sample. None where no slope reaches z.
     """
+    if not leaving.values.is_floating_point():
+        return None
     rest = region_between(streams.network, exit_, streams.network.schedule.output)
     generator = torch.Generator().manual_seed(seed)
 
     def squares(part: slice) -> Tensor:
         values = streams.moved(leaving, part).clone().requires_grad_()
         logits = rest.run(values, streams.inputs(part))
+        if not logits.requires_grad:
+            return torch.zeros_like(values, dtype=torch.float32)
         logs = logits.log_softmax(-1)
         draws = torch.multinomial(logs.detach().exp().flatten(0, -2).cpu(), 1, generator=generator)
         chosen = logs.flatten(0, -2).gather(1, draws.to(logs.device))
@@ -160,6 +167,7 @@ def _fisher(streams: Streams, exit_: str, leaving: Activations, seed: int) -> Ac
 
     found = streams.store.compute(len(leaving), squares)
     mean = found.values.mean(dtype=torch.float64)
-    if mean > 0:
-        found.values.div_(mean)
+    if not mean > 0:
+        return None
+    found.values.div_(mean)
     return found

@@ -101,6 +101,22 @@ def test_a_layer_on_constants_belongs_where_its_result_is_first_used() -> None:
     assert {layer.name: layer.macs for layer in network.layers}["shift"] == 12
 
 
+def test_a_block_does_not_end_in_a_comparison() -> None:
+    class Binary(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(4, 4)
+            self.second = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(((self.first(x) + 1).relu() > 1).float())
+
+    network = capture(Binary(), torch.randn(2, 4))
+    check_laws(network)
+    assert shown(network) == [["first"], ["second"]]
+    assert network.blocks[0].exit == "relu"
+
+
 class TwoInputs(nn.Module):
     """A layer for each input, then one for both."""
 

@@ -282,6 +282,45 @@ def test_outputs_too_large_to_be_squared_are_refused_by_the_layers_name(plan: Pl
         FROM_NEAREST.finalize(network, with_options(plan, network, ["w2"]), data)
 
 
+class Answers(nn.Module):
+    """Comparisons after a layer, where branches meet, and, where wanted, at the end."""
+
+    def __init__(self, *, last: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Linear(6, 16), nn.Linear(16, 16)
+        self.left, self.right, self.end = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 3)
+        self.last = last
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second((self.first(x) > 0).float()).relu()
+        out: Tensor = self.end((self.left(x) > self.right(x)).float())
+        return (out > 0).float() if self.last else out
+
+
+@pytest.mark.parametrize("granularity", list(Granularity))
+@pytest.mark.parametrize("fisher", [False, True])
+@pytest.mark.parametrize("last", [False, True])
+def test_comparisons_let_no_slope_through(
+    plan: Plan, granularity: Granularity, fisher: bool, last: bool
+) -> None:
+    data = Data(torch.randn(64, 6, generator=torch.Generator().manual_seed(0)), None, "normal")
+    network = capture(Answers(last=last).eval(), data.inputs[:2])
+    method = replace(FROM_NEAREST, granularity=granularity, fisher=fisher)
+    _, reports = reports_of(
+        replace(method, learning=replace(QUICK, iterations=5)),
+        network,
+        with_options(plan, network, ["w2"]),
+        data,
+    )
+    iterations = {name: report.iterations for report in reports for name in report.layers}
+    if granularity is Granularity.BLOCK:
+        assert iterations["first"] > 0
+        assert iterations["left"] == iterations["right"] == 0
+    if granularity is Granularity.NETWORK:
+        assert (iterations["first"] == 0) == last
+
+
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
