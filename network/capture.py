@@ -157,6 +157,8 @@ def assemble(
 ) -> Network:
     """A network from a graph as `lower` leaves it: folded, pruned, and run once.
 
+    Batch norms are folded only where tensors have values.
+
     Parameters
     ----------
     samples : tuple of Tensor
@@ -172,7 +174,8 @@ def assemble(
         Nothing in it can be quantized, or a tensor is not finite.
     """
     fold_transposes(graph, tensors)
-    fold_batch_norms(graph, tensors)
+    if mode is None:
+        fold_batch_norms(graph, tensors)
     tensors = prune(graph, tensors)
     with mode or nullcontext():
         _count_elements(graph, tensors, samples)

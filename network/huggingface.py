@@ -103,9 +103,9 @@ class Skeleton:
         return sum(4 * self.tensors[name].numel() for name in self.stored)
 
     def weightless(self) -> Network:
-        """The network with fake tensors: graph, layers and sizes are those of `network`, without values.
+        """The network with fake tensors: layers and sizes are those of `network`, without values.
 
-        For networks without batch norms, which can only be folded with their values.
+        Batch norms, which are folded with their values, stay in its graph.
         """
         with quiet():
             return assemble(self._copy(), dict(self.tensors), self.samples, self._bits(), self.mode)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from apportion.errors import InputError
 from apportion.network import StreamedTensors, fingerprint, load_model
@@ -18,7 +19,6 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     transformers: Any = pytest.importorskip("transformers")
 
-TIED = {"tie_word_embeddings": True}
 KINDS = {
     "llama": ("LlamaForCausalLM", "LlamaConfig", {"num_key_value_heads": 2}),
     "tied": (
@@ -63,6 +63,43 @@ def test_a_streamed_folder_is_the_network_that_is_loaded(folder: Path) -> None:
         assert torch.equal(streamed.run(IDS), loaded.run(IDS))
     assert streamed.tensors.held_bytes <= 1000
     assert fingerprint(streamed.tensors) == fingerprint(loaded.tensors)
+
+
+@pytest.mark.parametrize(
+    ("model", "config", "options"),
+    [
+        (
+            "ResNetForImageClassification",
+            "ResNetConfig",
+            {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
+        ),
+        (
+            "SwiftFormerForImageClassification",
+            "SwiftFormerConfig",
+            {"image_size": 32, "depths": [1, 1, 1, 1], "embed_dims": [8, 8, 16, 16]},
+        ),
+    ],
+)
+def test_a_streamed_folder_keeps_the_batch_norms_that_are_folded_when_it_is_loaded(
+    model: str, config: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(3, 3, 32, 32, generator=generator)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module = getattr(transformers, model)(getattr(transformers, config)(**options)).eval()
+        for part in module.modules():
+            if isinstance(part, nn.BatchNorm2d):
+                part.running_mean.normal_(0, 0.1, generator=generator)
+                part.running_var.uniform_(0.5, 2, generator=generator)
+        module.save_pretrained(tmp_path)
+    loaded = load_model(f"hf:{tmp_path}", example=images)
+    streamed = load_model(f"hf:{tmp_path}", example=images, memory_bytes=1000)
+    assert streamed.is_streamed
+    assert [layer.name for layer in streamed.layers] == [layer.name for layer in loaded.layers]
+    with torch.inference_mode():
+        # Folding reorders roundings.
+        torch.testing.assert_close(streamed.run(images), loaded.run(images), rtol=1e-4, atol=1e-4)
 
 
 def test_a_tensor_that_is_not_finite_is_refused_when_it_is_read(folder: Path) -> None:
