@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -64,7 +64,7 @@ def lower(program: ExportedProgram, prefix: str = "") -> tuple[fx.Graph, dict[st
     """
     for node in program.graph.nodes:
         _refuse_training(node)
-    if any(_is_mutable(node) for node in program.graph.nodes):
+    if any(_is_mutable(node) for node in _all_nodes(program)):
         try:
             program = program.run_decompositions({})
         except Exception as error:
@@ -138,6 +138,13 @@ def _output_node(program: ExportedProgram) -> fx.Node:
     if not isinstance(output, fx.Node):
         raise InputError("the model returns no floating-point tensor; return its logits")
     return output
+
+
+def _all_nodes(program: ExportedProgram) -> Iterator[fx.Node]:
+    """The nodes of the program and of the bodies of its nested regions."""
+    for module in program.graph_module.modules():
+        if isinstance(module, fx.GraphModule):
+            yield from module.graph.nodes
 
 
 def _is_mutable(node: fx.Node) -> bool:

@@ -63,6 +63,8 @@ def operator_name(target: Callable[..., Any]) -> str:
     InputError
         Not an operator that a stored program may hold.
     """
+    if isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable:
+        raise InputError(f"the program calls {target}, which writes in place; write its forward without it")
     name = str(target) if isinstance(target, torch._ops.OpOverload) else _NAMES.get(target, "")
     if not is_known_target(name) or name in _INLINED:
         raise InputError(

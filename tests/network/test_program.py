@@ -65,6 +65,37 @@ def test_arguments_that_json_cannot_hold_survive(tmp_path: Path) -> None:
     assert torch.equal(load_program(tmp_path / "odd.json", network.tensors).run(x), network.run(x))
 
 
+def test_in_place_operations_in_a_region_with_gradients_are_stored_as_functional_ones(tmp_path: Path) -> None:
+    class Region(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.linear(x)
+            with torch.enable_grad():
+                scale = y.abs()
+                scale.clamp_(min=0.5)
+                scale[:, :2] = 2.0
+            return y / scale
+
+    module, x = Region().eval(), torch.randn(3, 4)
+    network = capture(module, x)
+    save_program(network, tmp_path / "program.json")
+    again = load_program(tmp_path / "program.json", network.tensors)
+    with torch.inference_mode():
+        torch.testing.assert_close(again.run(x), module(x))
+
+
+def test_a_program_that_writes_in_place_is_not_stored(mixed_network: Network, tmp_path: Path) -> None:
+    network = mixed_network.to("cpu")
+    relu, *_ = network.graph.find_nodes(op="call_function", target=torch.ops.aten.relu.default)
+    relu.target = torch.ops.aten.relu_.default
+    with pytest.raises(InputError, match=r"calls aten.relu_.default, which writes in place"):
+        save_program(network, tmp_path / "program.json")
+    assert not (tmp_path / "program.json").exists()
+
+
 def first(document: dict[str, Any], operator: str) -> dict[str, Any]:
     return next(node for node in document["nodes"] if node["operator"] == operator)
 
