@@ -26,6 +26,8 @@ OPSET = 25
 BATCH = "batch"
 # Two, because one sample would be taken for a broadcast axis.
 _SAMPLES = 2
+# Of a table that is compared with others: any.
+_MOST_NUMBERS = 2**40
 
 
 def open_graph(network: Network) -> ModelProto:
@@ -45,7 +47,7 @@ def open_graph(network: Network) -> ModelProto:
     InputError
         The network computes in bfloat16, or something that PyTorch's exporter has no ONNX operators for.
     """
-    from onnx_ir.passes.common import DeduplicateHashedInitializersPass
+    from onnx_ir.passes.common import DeduplicateInitializersPass
 
     _check_types(network)
     weights = [layer.weight for layer in network.layers]
@@ -75,7 +77,7 @@ def open_graph(network: Network) -> ModelProto:
             ) from error
     assert exported is not None
     # The exporter folds what it can, and with it copies of one table.
-    DeduplicateHashedInitializersPass()(exported.model)
+    DeduplicateInitializersPass(size_limit=_MOST_NUMBERS)(exported.model)
     model = exported.model_proto
     names = [*network.schedule.inputs, *weights]
     _rename(model, dict(zip((given.name for given in model.graph.input), names, strict=True)))

@@ -14,20 +14,10 @@ from typing import IO, Self
 import torch
 from torch import Tensor
 
+from ..network import STORED_TYPES
+
 __all__ = ["TensorWriter"]
 
-_NAMES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
 _PIECE = 2**24
 
 
@@ -57,7 +47,7 @@ class TensorWriter:
         self._open.close()
 
     def add(self, name: str, tensor: Tensor) -> None:
-        """Write a tensor; the caller may forget it."""
+        """Write a tensor of one of `STORED_TYPES`; the caller may forget it."""
         size = tensor.element_size()
         if size not in self._files:
             opened = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - closed with the writer
@@ -68,7 +58,7 @@ class TensorWriter:
         flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         for start in range(0, len(flat), _PIECE):
             file.write(flat[start : start + _PIECE].numpy().data)
-        self._entries[size][name] = (_NAMES[tensor.dtype], list(tensor.shape), begin, file.tell())
+        self._entries[size][name] = (STORED_TYPES[tensor.dtype], list(tensor.shape), begin, file.tell())
 
     def write(self, path: Path, metadata: Mapping[str, str]) -> None:
         """Write the file with all that was added, in this order within each size."""

@@ -37,12 +37,13 @@ from .schedule import Values
 from .segments import Segment, cut_segments, kept_values, learned_values
 from .site_samples import SiteSample, sample_sites
 from .sites import Reader, Site, find_sites
-from .tensors import StreamedTensors, overlaid, picked
+from .tensors import STORED_TYPES, StreamedTensors, overlaid, picked
 from .tokens import with_next_tokens
 
 __all__ = [
     "ACTIVATION_BATCH",
     "SAMPLES_FIRST",
+    "STORED_TYPES",
     "ActivationStore",
     "Activations",
     "Block",

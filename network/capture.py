@@ -17,6 +17,7 @@ from .lower import lower, main_output
 from .network import InputShape, Network, bits_of
 from .reason import quiet, reason_of
 from .schedule import Schedule, tensors_in
+from .tensors import STORED_TYPES
 
 __all__ = ["assemble", "capture", "capture_program", "check_finite", "export_module"]
 
@@ -171,8 +172,9 @@ def assemble(
     Raises
     ------
     InputError
-        Nothing in it can be quantized, or a tensor is not finite.
+        Nothing in it can be quantized, or a tensor is not finite or of a type that cannot be stored.
     """
+    _check_types(tensors)
     fold_transposes(graph, tensors)
     if mode is None:
         fold_batch_norms(graph, tensors)
@@ -224,6 +226,16 @@ def _compare(given: Tensor, expected: Tensor, where: str) -> None:
     raise InputError(f"the captured model gives other outputs {where} ({problem})")
 
 
+def _check_types(tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if tensor.dtype not in STORED_TYPES:
+            known = ", ".join(str(dtype).removeprefix("torch.") for dtype in STORED_TYPES)
+            raise InputError(
+                f"tensor '{name}' is of type {str(tensor.dtype).removeprefix('torch.')}, which cannot be "
+                f"stored; give it one of {known}"
+            )
+
+
 def check_finite(tensors: Mapping[str, Tensor], parameters: Collection[str]) -> None:
     """Refuse parameters that are not finite, and other tensors that have NaN.
 
@@ -233,7 +245,10 @@ def check_finite(tensors: Mapping[str, Tensor], parameters: Collection[str]) -> 
         Names the tensor.
     """
     for name, tensor in tensors.items():
-        if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or isinstance(tensor, FakeTensor):
+        if not isinstance(tensor, Tensor) or isinstance(tensor, FakeTensor):
+            continue
+        if tensor.dtype not in STORED_TYPES:
+            # Refused where the program reads it.
             continue
         # Masks and tables may hold infinities on purpose; parameters never do.
         bad = ~torch.isfinite(tensor) if name in parameters else torch.isnan(tensor)

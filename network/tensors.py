@@ -8,7 +8,22 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import torch
 from torch import Tensor
 
-__all__ = ["StreamedTensors", "outlines", "overlaid", "picked"]
+__all__ = ["STORED_TYPES", "StreamedTensors", "outlines", "overlaid", "picked"]
+
+STORED_TYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.complex64: "C64",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""What tensors of a network may be, each with its name in safetensors files."""
 
 
 class _Cache:

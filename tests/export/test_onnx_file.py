@@ -146,6 +146,30 @@ def test_shared_transposed_weights_of_every_float_type_are_exported(
     check_agreement(tmp_path / "run", tmp_path / "net.onnx", inputs, tolerance)
 
 
+class Rotated(nn.Module):
+    """Pairs of numbers rotated, as complex numbers, by angles that depend on the place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.query, self.head = nn.Linear(8, 8), nn.Linear(8, 5)
+        angles = torch.arange(6.0)[:, None] * torch.arange(1.0, 5.0)
+        self.register_buffer("turns", torch.polar(torch.ones_like(angles), angles))
+
+    def forward(self, x: Tensor) -> Tensor:
+        pairs = torch.view_as_complex(self.query(x).unflatten(-1, (4, 2))) * self.turns
+        return self.head(torch.view_as_real(pairs).flatten(-2))
+
+
+def test_a_network_with_complex_numbers_is_stored_and_exported(tmp_path: Path) -> None:
+    inputs = torch.randn(8, 6, 8, generator=torch.Generator().manual_seed(0))
+    module = Rotated().eval()
+    saved(tmp_path / "run", capture(module, inputs), "8b", "w3,w8")
+    assert torch.equal(load(tmp_path / "run").tensors["turns"], module.turns)
+    export_onnx(tmp_path / "run", tmp_path / "net.onnx")
+    check_agreement(tmp_path / "run", tmp_path / "net.onnx", inputs)
+
+
 @pytest.mark.parametrize(
     "name", ["cifar10_resnet20", "mobilenetv1_075_in1k", "vit_tiny_in1k", "babyllama105"]
 )

@@ -179,6 +179,14 @@ def test_parameters_that_are_not_finite_are_named(value: float) -> None:
         capture(module, torch.randn(2, 4))
 
 
+@pytest.mark.parametrize("dtype", [torch.complex128, torch.float8_e4m3fn, torch.uint16])
+def test_a_table_of_a_type_that_cannot_be_stored_is_named(dtype: torch.dtype) -> None:
+    module = Body(lambda body, x: body.linear(x) + body.table.to(torch.complex64).real)
+    module.register_buffer("table", torch.ones(4).to(dtype))
+    with pytest.raises(InputError, match=rf"'table' is of type {str(dtype).split('.')[1]}, which cannot be"):
+        capture(module, torch.randn(2, 4))
+
+
 def test_a_mask_of_infinities_is_not_an_error() -> None:
     class Masked(nn.Module):
         def __init__(self) -> None:
