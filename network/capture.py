@@ -15,6 +15,7 @@ from ..errors import InputError
 from .fold import fold_batch_norms, fold_transposes, prune
 from .lower import lower, main_output
 from .network import InputShape, Network, bits_of
+from .program import stored_program
 from .reason import quiet, reason_of
 from .schedule import Schedule, tensors_in
 from .tensors import STORED_TYPES
@@ -172,7 +173,7 @@ def assemble(
     Raises
     ------
     InputError
-        Nothing in it can be quantized, or a tensor is not finite or of a type that cannot be stored.
+        Nothing in it can be quantized, a tensor is not finite, or something in it cannot be stored.
     """
     _check_types(tensors)
     fold_transposes(graph, tensors)
@@ -191,6 +192,8 @@ def assemble(
             "the model has no layer to quantize: no convolution, linear or matmul with a stored weight"
             + (f" ({found})" if found else "")
         )
+    # Refuses what could not be stored later, before any work is done.
+    stored_program(network)
     # Folding divides by the variance, so a broken batch norm shows only now.
     check_finite(tensors, {layer.weight for layer in network.layers})
     return network

@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from ..errors import InputError
-from .operators import is_arithmetic, operator_name
+from .operators import is_arithmetic
 from .reason import message_of
 
 __all__ = ["lower", "main_output"]
@@ -59,8 +59,7 @@ def lower(program: ExportedProgram, prefix: str = "") -> tuple[fx.Graph, dict[st
     Raises
     ------
     InputError
-        The program is in training mode, or holds control flow, custom operators or objects other than
-        tensors.
+        The program is in training mode, or holds control flow or objects other than tensors.
     """
     for node in program.graph.nodes:
         _refuse_training(node)
@@ -212,8 +211,6 @@ def _operator(
     if _plain_name(target) in _IDENTITIES | _DROPOUTS:
         return args[0]  # type: ignore[no-any-return]
     target = _EQUIVALENTS.get(target._schema.name, target)
-    # Refuses what could not be stored later, before any work is done.
-    operator_name(target)
     return into.create_node("call_function", target, args, kwargs, name)
 
 

@@ -21,7 +21,7 @@ from .network import InputShape, Network
 from .operators import check_arguments, operator_name, operator_named
 from .tensors import StreamedTensors, picked
 
-__all__ = ["load_program", "save_program"]
+__all__ = ["load_program", "save_program", "stored_program"]
 
 _CONSTANTS = {"dtype": torch.dtype, "layout": torch.layout, "memory_format": torch.memory_format}
 
@@ -74,15 +74,15 @@ class StoredProgram(_Stored):
     output: str
 
 
-def save_program(network: Network, path: Path) -> None:
-    """Write the graph of a network, without its tensors.
+def stored_program(network: Network) -> StoredProgram:
+    """The graph of a network in a form that JSON can hold.
 
     Raises
     ------
     InputError
-        The file cannot be written, or the program calls an operator that is not PyTorch's own.
+        The program calls an operator that is not PyTorch's own, or has an argument that JSON cannot hold.
     """
-    stored = StoredProgram(
+    return StoredProgram(
         inputs=[
             StoredInput(name=name, shape=list(given.shape), dtype=str(given.dtype).removeprefix("torch."))
             for name, given in zip(network.schedule.inputs, network.inputs, strict=True)
@@ -100,8 +100,19 @@ def save_program(network: Network, path: Path) -> None:
         ],
         output=network.schedule.output,
     )
+
+
+def save_program(network: Network, path: Path) -> None:
+    """Write the graph of a network, without its tensors.
+
+    Raises
+    ------
+    InputError
+        The file cannot be written, or the program cannot be stored, see `stored_program`.
+    """
+    content = stored_program(network).model_dump_json(exclude_unset=True)
     with replace_file(path) as temporary:
-        temporary.write_text(stored.model_dump_json(exclude_unset=True), encoding="utf-8")
+        temporary.write_text(content, encoding="utf-8")
 
 
 def load_program(path: Path, tensors: Mapping[str, Tensor]) -> Network:
@@ -195,7 +206,10 @@ def _store_atom(argument: Any) -> _Atom:
         if isinstance(argument, type_):
             name = str(argument).removeprefix("torch.")
             return StoredReference.model_validate({"kind": kind, "name": name})
-    raise InputError(f"the program has an argument of type {type(argument).__name__}, which cannot be stored")
+    raise InputError(
+        f"the program has an argument of type {type(argument).__name__}, which cannot be stored; give it as "
+        "a tensor, such as a buffer"
+    )
 
 
 def _constant(kind: str, name: str) -> Any:

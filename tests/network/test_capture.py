@@ -146,6 +146,10 @@ def branch_on_values(body: Body, x: Tensor) -> Tensor:
         (lambda body, x: x * 2, "no layer to quantize"),
         (lambda body, x: body.linear(x).argmax(-1), "no floating-point tensor; return the logits"),
         (lambda body, x: body.linear(x).sum(), r"returns shape \(\) for 2 samples"),
+        (
+            lambda body, x: (body.linear(x) * 2j).imag,
+            "argument of type complex, which cannot be stored; give",
+        ),
         (lambda body, x: body.linear(x) / 0, "output on the given data is NaN or infinite"),
     ],
 )
@@ -185,6 +189,16 @@ def test_a_table_of_a_type_that_cannot_be_stored_is_named(dtype: torch.dtype) ->
     module.register_buffer("table", torch.ones(4).to(dtype))
     with pytest.raises(InputError, match=rf"'table' is of type {str(dtype).split('.')[1]}, which cannot be"):
         capture(module, torch.randn(2, 4))
+
+
+def test_an_operator_that_is_not_pytorchs_own_is_named() -> None:
+    @torch.library.custom_op("apportion_test::twice", mutates_args=())
+    def twice(x: Tensor) -> Tensor:
+        return x * 2
+
+    twice.register_fake(torch.empty_like)
+    with pytest.raises(InputError, match=r"calls apportion_test.twice.default, which is not one of"):
+        capture(Body(lambda body, x: twice(body.linear(x))), torch.randn(2, 4))
 
 
 def test_a_mask_of_infinities_is_not_an_error() -> None:
