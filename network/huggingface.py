@@ -27,6 +27,27 @@ __all__ = ["MOST_CONTEXT", "Skeleton", "capture_skeleton", "context_of", "load_h
 MOST_CONTEXT = 512
 """Tokens of a sample where neither the user nor the model says fewer."""
 
+# They number the places of a sample from `pad_token_id + 1` on, out of `max_position_embeddings`.
+_PADDED_POSITIONS = frozenset(
+    {
+        "camembert",
+        "data2vec-text",
+        "esm",
+        "ibert",
+        "layoutlmv3",
+        "lilt",
+        "longformer",
+        "luke",
+        "markuplm",
+        "mpnet",
+        "roberta",
+        "roberta-prelayernorm",
+        "xlm-roberta",
+        "xlm-roberta-xl",
+        "xmod",
+    }
+)
+
 
 @dataclass(frozen=True)
 class Skeleton:
@@ -61,7 +82,8 @@ class Skeleton:
         Raises
         ------
         InputError
-            A file is damaged, a tensor is not finite, or nothing can be quantized.
+            A file is damaged, a tensor is not finite, the network fails on the example, or nothing can be
+            quantized.
         """
         tensors = {
             name: self.checkpoint.read(self.stored[name]) if name in self.stored else tensor
@@ -69,8 +91,18 @@ class Skeleton:
         }
         blank = tuple(torch.zeros(sample.shape, dtype=sample.dtype) for sample in self.samples)
         given = blank if example is None else (_two(example),)
-        with quiet():
-            return assemble(self._copy(), tensors, given, self._bits())
+        try:
+            with quiet():
+                return assemble(self._copy(), tensors, given, self._bits())
+        except InputError:
+            raise
+        except (RuntimeError, IndexError, ValueError) as error:
+            shape = tuple(given[0].shape[1:])
+            tokens = "; token ids must be in its vocabulary, and samples no longer than its positions"
+            raise InputError(
+                f"{self.checkpoint.folder} does not run on samples of shape {shape}: {message_of(error)}"
+                + ("" if given[0].is_floating_point() else tokens)
+            ) from error
 
     def streamed(self, memory_bytes: int) -> Network:
         """The network whose tensors are read as they are asked for, in float32.
@@ -208,6 +240,10 @@ def context_of(checkpoint: Checkpoint, context: int | None = None) -> int:
     names = ("max_position_embeddings", "n_positions", "seq_length")
     stated = [checkpoint.config[name] for name in names if isinstance(checkpoint.config.get(name), int)]
     most = min(stated, default=None)
+    if most is not None and checkpoint.config.get("model_type") in _PADDED_POSITIONS:
+        padding = checkpoint.config.get("pad_token_id")
+        # Where it is not stated it is 1 in all of them.
+        most -= (padding if isinstance(padding, int) else 1) + 1
     if context is None:
         return min(MOST_CONTEXT, most or MOST_CONTEXT)
     if context < 2 or (most is not None and context > most):

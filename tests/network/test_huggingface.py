@@ -174,6 +174,19 @@ def test_another_context_is_refused(llama: Path, context: int) -> None:
         load_model(f"hf:{llama}", context=context)
 
 
+def test_token_ids_that_the_vocabulary_lacks_are_refused(llama: Path) -> None:
+    with pytest.raises(InputError, match=r"does not run on samples of shape \(16,\): index out of range"):
+        load_model(f"hf:{llama}", example=torch.full((2, 16), 96))
+
+
+def test_a_model_that_numbers_places_from_its_padding_takes_fewer_tokens(tmp_path: Path) -> None:
+    config = transformers.RobertaConfig(**{**TEXT, "num_hidden_layers": 1}, pad_token_id=3)
+    spec = save(transformers.RobertaForMaskedLM(config), tmp_path)
+    assert load_model(spec).inputs[0].shape == (12,)
+    with pytest.raises(InputError, match=r"context is 13 tokens; .* takes 2 to 12"):
+        load_model(spec, context=13)
+
+
 def edit(folder: Path, **changes: Any) -> None:
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
