@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pprint
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from ..allocator import LayerPlan, Plan
 from ..documents import replace_file
 from ..errors import InputError
-from ..network import load_program
+from ..network import Layer, load_program
 from ..quantizer import Option, StepUnit, parse_option
 from .network import PROGRAM, WEIGHTS
 from .packed import read_packed
@@ -90,7 +90,9 @@ class Recipe:
         return f"config = {pprint.pformat(self.document, width=100, sort_dicts=False)}\n"
 
 
-def make_recipe(plan: Plan, toolkit: str, *, lower: bool = False, embeddings: Collection[str] = ()) -> Recipe:
+def make_recipe(
+    plan: Plan, toolkit: str, *, lower: bool = False, unlike: Mapping[str, str] | None = None
+) -> Recipe:
     """The plan in a toolkit's terms: every layer's bits and steps, symmetric, weights alone.
 
     Layers go by their names in the plan, which are those of the modules.
@@ -102,8 +104,8 @@ def make_recipe(plan: Plan, toolkit: str, *, lower: bool = False, embeddings: Co
     lower : bool
         Give a layer that the toolkit cannot store as planned the next thing that is not less: as many bits as
         its widest channel and all its points together have, steps as fine as its finest; else floats.
-    embeddings : collection of str
-        Layers that look rows up, alone or beside products: no toolkit is told to quantize them.
+    unlike : mapping of str to str, optional
+        Layers that no toolkit is told to quantize, with what they are that it would not take or take wrongly.
 
     Raises
     ------
@@ -125,8 +127,8 @@ def make_recipe(plan: Plan, toolkit: str, *, lower: bool = False, embeddings: Co
         lowered["activations"] = "recipes are of weights alone: float"
     for layer in plan.layers:
         scheme, why = _scheme(layer, able)
-        if layer.name in embeddings:
-            scheme, why = Scheme(layer.name, None), "it is an embedding, and only layers that multiply can be"
+        if unlike and layer.name in unlike:
+            scheme, why = Scheme(layer.name, None), unlike[layer.name]
         stored = _stored_as(scheme)
         if why and not lower:
             raise InputError(
@@ -149,11 +151,22 @@ def export_recipe(run: str | Path, path: str | Path, toolkit: str, *, lower: boo
     """
     packed = read_packed(Path(run) / WEIGHTS)
     network = load_program(Path(run) / PROGRAM, packed.tensors())
-    embeddings = {layer.name for layer in network.layers if layer.lookups}
-    recipe = make_recipe(packed.plan, toolkit, lower=lower, embeddings=embeddings)
+    unlike = {layer.name: why for layer in network.layers if (why := _unlike(layer))}
+    recipe = make_recipe(packed.plan, toolkit, lower=lower, unlike=unlike)
     with replace_file(Path(path)) as temporary:
         temporary.write_text(recipe.text, encoding="utf-8")
     return recipe
+
+
+def _unlike(layer: Layer) -> str:
+    """What a layer is where it is not a linear layer's or convolution's weight, as toolkits know them."""
+    if layer.lookups:
+        return "it is an embedding, and only layers that multiply can be"
+    if layer.transposed:
+        return "its weight has its inputs first, and only linear layers and convolutions can be"
+    if not layer.weight.endswith(".weight"):
+        return "it is no module of its own, and only linear layers and convolutions can be"
+    return ""
 
 
 def _scheme(layer: LayerPlan, able: Toolkit) -> tuple[Scheme, str]:

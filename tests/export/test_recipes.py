@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor, nn
 
 from apportion.allocator import LayerPlan, Plan
 from apportion.errors import InputError
 from apportion.export import TOOLKITS, Recipe, export_recipe, make_recipe, save_network
-from apportion.network import Network
+from apportion.network import Data, Network, capture
+from apportion.quantizer import parse_options
 from apportion.reconstruct import finalize_nearest
+from apportion.sensitivity import measure_profile, solve_plan
 
 EVERY_WIDTH = [name for name in TOOLKITS if name != "nncf"]
 
@@ -174,6 +178,40 @@ def test_one_step_for_the_tensor_becomes_one_per_channel_in_torchao(recipe: Any)
 def test_an_unknown_toolkit_is_refused_with_those_there_are(plan: Plan) -> None:
     with pytest.raises(InputError, match="'gptq' is not a toolkit with recipes; these are torchao"):
         make_recipe(plan, "gptq")
+
+
+class Attention(nn.Module):
+    """A weight of three layers without a module, one that has its inputs first, and one like any other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.attend = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.mix = nn.Module()
+        self.mix.weight = nn.Parameter(torch.randn(8, 8))
+        self.head = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.attend(x, x, x)[0] @ self.mix.weight)
+
+
+@pytest.mark.parametrize("toolkit", TOOLKITS)
+def test_weights_that_are_not_those_of_a_linear_layer_are_refused_or_left_float(
+    toolkit: str, tmp_path: Path
+) -> None:
+    inputs = torch.randn(4, 3, 8, generator=torch.Generator().manual_seed(0))
+    network = capture(Attention().eval(), inputs)
+    profile, arrays = measure_profile(network, Data(inputs, None, "noise"), parse_options("w8"))
+    plan = solve_plan(profile, arrays, "20b", "layer")
+    save_network(tmp_path, network, plan, finalize_nearest(network, plan))
+    with pytest.raises(InputError, match=r"layer 'attend.in_proj_weight' cannot .* it is no module of its"):
+        export_recipe(tmp_path, tmp_path / "recipe", toolkit)
+    lowered = export_recipe(tmp_path, tmp_path / "recipe", toolkit, lower=True).lowered
+    assert "it is no module of its own" in lowered["attend.in_proj_weight"]
+    assert lowered["mix"].startswith("its weight has its inputs first")
+    assert lowered["mix"].endswith(": float")
+    # Its sides are no multiples of 32, which autoround needs.
+    assert ("head" in lowered) is (toolkit == "autoround")
 
 
 def test_files_hold_the_document(network: Network, plan: Plan, tmp_path: Path) -> None:
