@@ -78,17 +78,23 @@ def pareto_curve(
         chosen = _spread(frontier.cost, points)
         cost, loss = frontier.cost[chosen], frontier.loss[chosen]
     falling = np.flatnonzero(np.append(True, loss[1:] < np.minimum.accumulate(loss)[:-1]))
-    bound = frontier.loss[shown]
-    if savings is not None:
-        bound = np.minimum.accumulate([_lowered(problem, savings, frontier, int(vertex)) for vertex in shown])
+    bound = frontier.loss[shown] if savings is None else _lowered(problem, savings, frontier, shown)
     return ParetoCurve(cost[falling], loss[falling], frontier.cost[shown], bound)
 
 
-def _lowered(problem: Problem, savings: CodeSavings, frontier: Frontier, vertex: int) -> float:
-    """The bound at a vertex of the relaxation where groups of one option save."""
-    budget = int(frontier.cost[vertex])
-    priced = MultiProblem(problem.loss, problem.cost[None], (budget,), ("size",), problem.allowed)
-    return savings.bound(priced, np.array([frontier.shadow_price(budget)]))
+def _lowered(
+    problem: Problem, savings: CodeSavings, frontier: Frontier, vertices: NDArray[np.intp]
+) -> NDArray[np.float64]:
+    """The bound at vertices of the relaxation where groups of one option save.
+
+    Every price gives a line below the loss of all choices, which falls by the price for every bit; of the
+    lines at the vertices' prices the highest counts.
+    """
+    free = MultiProblem(problem.loss, problem.cost[None], (0,), ("size",), problem.allowed)
+    costs = frontier.cost[vertices]
+    prices = [frontier.shadow_price(int(cost)) for cost in costs]
+    lines = [savings.bound(free, np.array([price])) - price * costs for price in prices]
+    return np.asarray(np.max(lines, axis=0))
 
 
 def _spread(cost: NDArray[np.int64], count: int) -> NDArray[np.intp]:

@@ -109,11 +109,9 @@ def test_no_plan_is_below_the_bound_of_the_curve(small: Small) -> None:
     posed = pose(small.profile, small.arrays, "channel")
     curve = pareto_curve(posed.problem, posed.savings([0]))
     loss = small.arrays.channel_loss.numpy()[np.arange(7), small.choices].sum(1)
-    for bits, bound in zip(curve.bound_cost, curve.bound_loss, strict=True):
-        assert loss[small.bits <= bits].min() >= bound * (1 - ROUNDING)
+    least = np.array([loss[small.bits <= bits].min() for bits in curve.bound_cost])
+    assert (curve.bound_loss <= least * (1 + ROUNDING)).all()
+    assert np.median(curve.bound_loss / least) > 0.9
     # Without what layers of one option save, some are.
     unaware = pareto_curve(posed.problem)
-    assert any(
-        loss[small.bits <= bits].min() < bound * (1 - ROUNDING)
-        for bits, bound in zip(unaware.bound_cost, unaware.bound_loss, strict=True)
-    )
+    assert (unaware.bound_loss > least * (1 + ROUNDING)).any()
