@@ -13,6 +13,7 @@ from ..quantizer import Option, Quantizer
 from .finalize import StoredLayer, StoredPart, layer_shapes
 from .rounding import LearnedRounding
 from .streams import Streams, walkable_blocks
+from .units import Granularity, units_of
 
 __all__ = ["BlockOptions"]
 
@@ -79,7 +80,8 @@ class BlockOptions:
         self._walk.advance(block.entry)
         for option in self._options:
             done = {layer.name: self._nearest(layer, option) for layer in block.layers}
-            self._method.learn_unit(self._walk, block, block.layers, done, 0)
+            for number, layers in enumerate(units_of(block, Granularity.BLOCK)):
+                self._method.learn_unit(self._walk, block, layers, done, number)
             # The next option, and the blocks to come, see the float network.
             self._walk.replaced = {}
             self._made |= {(name, option): stored for name, stored in done.items()}

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from apportion.allocator import LayerCut, Plan
-from apportion.network import Data, LayerCall, Network, StreamedTensors, from_rows
+from apportion.network import Data, LayerCall, Network, StreamedTensors, capture, from_rows
 from apportion.quantizer import Quantizer, parse_options
 from apportion.reconstruct import (
     AdaQuantOptions,
@@ -23,6 +24,7 @@ from apportion.reconstruct.streams import Streams
 from apportion.sensitivity import measure_profile
 
 Assign = Callable[[Mapping[str, Sequence[str]]], Plan]
+PlanOf = Callable[..., Plan]
 OPTIONS = ("w2", "w3", "w2x2", "w4t")
 
 
@@ -151,6 +153,37 @@ def test_a_block_is_as_learned_rounding_of_a_plan_leaves_it_on_the_same_inputs(
         made = every(layer, options, LayerCut(layer.channels, layer.fan_in))
         assert made.shape == (layer.channels, 2, layer.fan_in)
         torch.testing.assert_close(made[:, 0], stored[layer.name].dequantize(), rtol=0, atol=0)
+
+
+class Looked(nn.Module):
+    """A block of two embeddings and a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.one, self.other = nn.Embedding(10, 8), nn.Embedding(7, 8)
+        self.inside, self.last = nn.Linear(8, 8), nn.Linear(8, 5)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        out: Tensor = self.last((self.one(ids) + self.inside(self.other(ids % 7))).relu().mean(1))
+        return out
+
+
+def test_a_block_that_begins_with_embeddings_is_learned_too(plan_of: PlanOf) -> None:
+    ids = Data(torch.randint(0, 10, (64, 6), generator=torch.Generator().manual_seed(0)), None, "ids")
+    network, options = capture(Looked(), ids.inputs[:2]), parse_options("w2,w3")
+    method = LearnedRounding(learning=Learning(iterations=60, rate=0.3, pull=0.1))
+    every = BlockOptions(network, ids, Quantizer(), options, method)
+    whole = method.finalize(network, plan_of(network, ["w2"]), ids)
+    start = Gptq().finalize(network, plan_of(network, ["w2"]), ids)
+    by_name = {layer.name: (layer, index) for index, layer in enumerate(network.layers)}
+    assert set(network.blocks[0].layers) == {by_name[name][0] for name in ("one", "other", "inside")}
+    for name in ("one", "other", "inside"):
+        layer, index = by_name[name]
+        made = every(layer, options, LayerCut(layer.channels, layer.fan_in))
+        torch.testing.assert_close(made[:, 0], whole.layers[index].dequantize(), rtol=0, atol=0)
+    inside = by_name["inside"][1]
+    assert not torch.equal(whole.layers[inside].dequantize(), start.layers[inside].dequantize())
 
 
 def test_blocks_may_be_asked_for_in_any_order(network: Network, data: Data) -> None:
