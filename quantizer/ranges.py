@@ -145,7 +145,9 @@ def fit_range(
         share = settings.percentile / MOST_PERCENT
         ends = torch.tensor([1 - share, share], dtype=numbers.dtype)
         cut_low, cut_high = torch.quantile(numbers, ends).tolist()
-        return ActivationGrid.over(max(low, cut_low), min(high, cut_high), levels)
+        cut_low, cut_high = min(max(low, cut_low), 0.0), max(min(high, cut_high), 0.0)
+        # Where fewer numbers than are cut off differ from 0, nothing but 0 would be left.
+        return whole if cut_low == cut_high else ActivationGrid.over(cut_low, cut_high, levels)
     p = 2.0 if settings.search is RangeSearch.MSE else settings.p
     searched = numbers
     if len(numbers) > SEARCHED:

@@ -115,5 +115,13 @@ def test_min_max_clips_nothing_and_percentiles_clip_the_rest() -> None:
     )
     assert cut.step == pytest.approx(3 / 255, rel=0.01)
     assert fit_range(torch.zeros(9), 0, 0, 15, nonnegative=False) == ActivationGrid(1.0, 0, 15)
+    mostly_zero = torch.cat([torch.zeros(99_990), torch.linspace(0.1, 0.3, 10)])
+    for sign in (1, -1):
+        low, high = sorted((0.0, 0.3 * sign))
+        found = fit_range(
+            sign * mostly_zero, low, high, 255, nonnegative=sign > 0,
+            settings=RangeSettings(RangeSearch.PERCENTILE, percentile=99.9),
+        )  # fmt: skip
+        assert found == ActivationGrid.over(low, high, 255)
     with pytest.raises(InputError, match="percentile is 50"):
         RangeSettings(percentile=50)
