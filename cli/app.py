@@ -191,6 +191,14 @@ def allocate(
     if preset is not None and (lossless or max_drop):
         raise InputError(f"--preset {preset} goes with a --budget; a limit on the drop chooses for itself")
     tolerance = tolerance_of(lossless, max_drop, limits.budgets)
+    by_default = AfterOrAutoChoice(method.scores_after(compared=tolerance is None))
+    scoring = scoring_of(
+        options, scores, after, labels, draws, seed, search, p, rounding, points, memory, unit,
+        ranges, percentile, attention, by_default,
+    )  # fmt: skip
+    if preset is not None:
+        given = {name: command.params[name] for name in given_options(command)}
+        check_bundle(preset, limits, scoring, given)
     if unit not in ("auto", "layer") and scores is ScoresChoice.EXACT:
         raise InputError("--scores exact scores whole layers; use --unit layer with it, or --scores fisher")
     if tolerance is not None and (refine or objective is not ObjectiveChoice.AUTO):
@@ -201,13 +209,6 @@ def allocate(
         refine or objective in (ObjectiveChoice.BLOCK, ObjectiveChoice.JOINT)
     ):
         raise InputError("--refine, --objective block and joint need Fisher scores; use --scores fisher")
-    by_default = AfterOrAutoChoice(method.scores_after(compared=tolerance is None))
-    scoring = scoring_of(
-        options, scores, after, labels, draws, seed, search, p, rounding, points, memory, unit,
-        ranges, percentile, attention, by_default,
-    )  # fmt: skip
-    if preset is not None:
-        check_bundle(preset, limits, scoring, refine=bool(refine))
     making = making_of(method, iterations, granularity, block_loss, drop, correct, seed, memory)
     source = source_of(
         model, weights, data, eval_data, mean, std, samples, device, tokenizer, context, memory

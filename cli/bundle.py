@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from ..allocator import BudgetKind, Constraints, Plan, match_layers, parse_budget
@@ -13,6 +14,31 @@ from .limits import Limits
 from .scoring import Scoring
 
 __all__ = ["check_bundle", "defaults_of", "points_plan", "with_ends"]
+
+# Parameters of the command about scores, what is scored, and choices by scores.
+_BY_SCORES = frozenset(
+    {
+        "after",
+        "attention",
+        "draws",
+        "forbid",
+        "labels",
+        "layer_options",
+        "objective",
+        "p",
+        "percentile",
+        "points",
+        "ranges",
+        "refine",
+        "rounding",
+        "scores",
+        "search",
+        "table",
+        "tie",
+        "time_limit",
+        "unit",
+    }
+)
 
 
 def defaults_of(name: PresetName) -> dict[str, object]:
@@ -29,27 +55,39 @@ def defaults_of(name: PresetName) -> dict[str, object]:
     return {parameter: value for parameter, value in values.items() if value is not None}
 
 
-def check_bundle(name: PresetName, limits: Limits, scoring: Scoring, *, refine: bool) -> None:
+def check_bundle(name: PresetName, limits: Limits, scoring: Scoring, given: Mapping[str, object]) -> None:
     """Refuse what a preset cannot do.
 
     Parameters
     ----------
-    refine : bool
-        Whether there are moves by measured loss.
+    given : mapping of str to object
+        Parameters that were written on the command line, with their values.
 
     Raises
     ------
     InputError
-        For points by output error: rules, budgets and moves that take scores.
+        For points by output error: activations in low bits, and rules, budgets and all else that takes
+        scores.
     """
     if not PRESETS[name].by_output_error:
         return
-    rules = limits.constraints
+    rules, own = limits.constraints, defaults_of(name)
     sizes = [parse_budget(text).kind for text in limits.budgets]
-    if len(sizes) > 1 or sizes[0] is BudgetKind.TOTAL or refine or rules.tie or rules.forbid or rules.options:
+    unused = [
+        f"--{parameter.replace('_', '-')}"
+        for parameter, value in given.items()
+        if parameter in _BY_SCORES and value != own.get(parameter)
+    ]
+    others = len(sizes) > 1 or sizes[0] is BudgetKind.TOTAL or limits.tables
+    if unused or others or rules.tie or rules.forbid or rules.options:
         raise InputError(
             f"--preset {name} chooses by output errors and not by scores: it keeps one budget of the size, "
-            "--pin and --exclude; leave out what else limits or moves the plan"
+            f"--pin and --exclude; leave out {', '.join(unused) or 'what else limits the plan'}"
+        )
+    if scoring.activations is not None:
+        raise InputError(
+            f"--preset {name} chooses for weights alone, and --options {given.get('options')} names bits of "
+            "activations; leave these out"
         )
     _base(scoring)
 

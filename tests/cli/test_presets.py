@@ -80,7 +80,9 @@ def test_multipoint_adds_points_where_outputs_are_off_and_can_be_used_on(
     allocate: Any, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    assert allocate("--budget", "4.6b", "--preset", "multipoint", *FEW, "--out", run).code == 0
+    # The unit is the preset's own.
+    asked = ("--budget", "4.6b", "--preset", "multipoint", "--unit", "channel")
+    assert allocate(*asked, *FEW, "--out", run).code == 0
     plan = apportion.read_plan(run / "plan.json")
     assert plan.complexity.average_bits <= 4.6
     middle = [parse_option(text) for layer in plan.layers[1:-1] for text in layer.strip_options()]
@@ -105,6 +107,24 @@ def test_multipoint_adds_points_where_outputs_are_off_and_can_be_used_on(
         (("--preset", "multipoint", "--budget", "5b", "--tie", "auto"), "one budget of the size"),
         (("--preset", "multipoint", "--budget", "5b", "--refine", "2"), "one budget of the size"),
         (("--preset", "multipoint", "--budget", "5b", "--options", "w2..8"), "such as w4x1..4"),
+        (("--preset", "multipoint", "--budget", "5b", "--options", "w4x1..4a8"), "--options w4x1..4a8 names"),
+        (
+            (
+                "--preset",
+                "multipoint",
+                "--budget",
+                "5b",
+                "--unit",
+                "layer",
+                "--rounding",
+                "floor",
+                "--objective",
+                "joint",
+            ),
+            "leave out --unit, --rounding, --objective",
+        ),
+        (("--preset", "multipoint", "--budget", "5b", "--scores", "exact"), "leave out --scores"),
+        (("--preset", "multipoint", "--budget", "5b", "--time-limit", "5"), "leave out --time-limit"),
         (("--preset", "multipoint", "--budget", "3b"), "the budget 3b allows"),
         (("--preset", "brecq", "--budget", "4b", "--options", "w2..4"), "add it to --options"),
         (
