@@ -19,7 +19,7 @@ from ..reconstruct import value_tensors
 from .extras import need_onnx
 from .network import PROGRAM, WEIGHTS
 from .onnx_builder import Builder
-from .onnx_graph import OPSET, example_inputs, open_graph
+from .onnx_graph import OPSET, example_inputs, open_graph, simpler_inputs
 from .onnx_kernels import MICROSOFT, use_integer_kernels
 from .onnx_values import with_value_operators
 from .onnx_weights import weight_nodes
@@ -69,8 +69,9 @@ class OnnxExport:
     graph_bytes : int
         Of the file, what is neither weight nor other tensor: nodes, names and shapes.
     layers : tuple of LayerSize
-    difference : float
-        Largest difference between the outputs of onnxruntime and of PyTorch, on two random samples.
+    difference : float or None
+        Largest difference between the outputs of onnxruntime and of PyTorch, on two made-up samples. None
+        where PyTorch itself fails on all that were tried, or gives NaN, so that nothing was compared.
     """
 
     path: Path
@@ -78,7 +79,7 @@ class OnnxExport:
     planned_bytes: int
     graph_bytes: int
     layers: tuple[LayerSize, ...]
-    difference: float
+    difference: float | None
 
 
 def export_onnx(
@@ -190,10 +191,11 @@ def session_outputs(content: bytes, inputs: tuple[Tensor, ...]) -> NDArray[np.fl
     return output
 
 
-def _compare(content: bytes, network: Network, tolerance: float) -> float:
-    inputs = example_inputs(network, 2)
-    with torch.inference_mode():
-        expected = network.run(inputs).float().numpy()
+def _compare(content: bytes, network: Network, tolerance: float) -> float | None:
+    answered = _answered(network)
+    if answered is None:
+        return None
+    inputs, expected = answered
     try:
         found = session_outputs(content, inputs)
     except Exception as error:
@@ -211,13 +213,27 @@ def _compare(content: bytes, network: Network, tolerance: float) -> float:
     return float(difference)
 
 
+def _answered(network: Network) -> tuple[tuple[Tensor, ...], NDArray[np.float32]] | None:
+    """Inputs, and what PyTorch makes of them; None where it fails on all, or makes NaN."""
+    examples = example_inputs(network, 2)
+    for inputs in (examples, *simpler_inputs(examples)):
+        try:
+            with torch.inference_mode():
+                output = network.run(inputs).float()
+        except (RuntimeError, IndexError, ValueError):
+            continue
+        if output.isfinite().all():
+            return inputs, output.numpy()
+    return None
+
+
 def _account(
     path: Path,
     content: bytes,
     model: ModelProto,
     packed: PackedNetwork,
     weights: Mapping[str, Builder],
-    difference: float,
+    difference: float | None,
 ) -> OnnxExport:
     data_bytes = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
     planned = {layer.name: layer.size_bits for layer in packed.plan.layers}

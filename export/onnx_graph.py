@@ -19,7 +19,7 @@ from .onnx_values import translations
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-__all__ = ["OPSET", "example_inputs", "open_graph"]
+__all__ = ["OPSET", "example_inputs", "open_graph", "simpler_inputs"]
 
 OPSET = 25
 """The first with 2-bit integers."""
@@ -93,6 +93,13 @@ def example_inputs(network: Network, samples: int) -> tuple[Tensor, ...]:
         else torch.randint(0, 2, (samples, *given.shape), generator=generator).to(given.dtype)
         for given in network.inputs
     )
+
+
+def simpler_inputs(inputs: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, ...]]:
+    """Inputs of the same shapes for a network that does not take any number: from 0 to 1, zeros, and ones."""
+    yield tuple(tensor.sigmoid() if tensor.is_floating_point() else tensor for tensor in inputs)
+    yield tuple(map(torch.zeros_like, inputs))
+    yield tuple(map(torch.ones_like, inputs))
 
 
 def _check_types(network: Network) -> None:

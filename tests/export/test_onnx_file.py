@@ -80,6 +80,7 @@ def test_a_mixed_network_computes_the_same_for_any_number_of_samples(
     onnx.checker.check_model(path, full_check=True)
     check_agreement(mixed, path, data.inputs)
     assert written.file_bytes == path.stat().st_size
+    assert written.difference is not None
     assert written.difference < AGREEMENT
     model = onnx.load(path)
     assert [value.name for value in model.graph.output] == ["output"]
@@ -170,6 +171,36 @@ def test_a_network_with_complex_numbers_is_stored_and_exported(tmp_path: Path) -
     check_agreement(tmp_path / "run", tmp_path / "net.onnx", inputs)
 
 
+class Choosy(nn.Module):
+    """Takes ids from `first` to `first + 3` in its first column, and positive numbers in the others."""
+
+    def __init__(self, first: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.table, self.head = first, nn.Embedding(4, 8), nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.table(x[:, 0].long() - self.first)
+        return self.head(torch.cat([found, x[:, 1:].log()], dim=1))
+
+
+@pytest.mark.parametrize("first", [0, 5])
+def test_a_network_that_does_not_take_any_number_is_compared_on_what_it_takes_or_not_at_all(
+    tmp_path: Path, first: int
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(first, first + 4, (8, 1), generator=generator)
+    inputs = torch.cat([ids, torch.rand(8, 4, generator=generator) + 0.1], dim=1)
+    network = capture(Choosy(first).eval(), inputs)
+    profile, arrays = measure_profile(network, Data(inputs, None, "made"), parse_options("w4,w8"))
+    plan = solve_plan(profile, arrays, "16b", "layer")
+    save_network(tmp_path / "run", network, plan, finalize_nearest(network, plan))
+    written = export_onnx(tmp_path / "run", tmp_path / "net.onnx")
+    # No made-up number is 5 or more.
+    assert (written.difference is None) is (first == 5)
+    check_agreement(tmp_path / "run", tmp_path / "net.onnx", inputs)
+
+
 @pytest.mark.parametrize(
     "name", ["cifar10_resnet20", "mobilenetv1_075_in1k", "vit_tiny_in1k", "babyllama105"]
 )
@@ -183,6 +214,7 @@ def test_real_networks_compute_the_same(asset_models: Any, name: str, tmp_path: 
     saved(tmp_path / "run", capture(asset_models.load(name), inputs), "4b", "w3,w5")
     written = export_onnx(tmp_path / "run", tmp_path / "net.onnx")
     check_agreement(tmp_path / "run", tmp_path / "net.onnx", inputs)
+    assert written.difference is not None
     assert written.difference < AGREEMENT
     check_size(written)
 
