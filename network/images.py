@@ -38,7 +38,8 @@ def read_images(path: Path, limit: int | None) -> tuple[Array, Array | None]:
     Raises
     ------
     InputError
-        No images, unreadable ones, images of different sizes, or Pillow is not installed.
+        No images, unreadable ones, numbers of more than 8 bits, images of different sizes, or Pillow is not
+        installed.
     """
     try:
         from PIL import Image, UnidentifiedImageError
@@ -63,8 +64,15 @@ def read_images(path: Path, limit: int | None) -> tuple[Array, Array | None]:
             try:
                 content = archive.read(name) if archive else (path / name).read_bytes()
                 with Image.open(io.BytesIO(content)) as image:
+                    if image.mode == "F" or image.mode.startswith("I"):
+                        raise InputError(
+                            f"image {name} of {path} has numbers of more than 8 bits (mode {image.mode}); "
+                            "save it with 8 bits a channel, or give arrays of floats in a .npz file"
+                        )
                     grey = grey and image.mode in ("1", "L")
                     images.append(np.asarray(image.convert("RGB")))
+            except InputError:
+                raise
             except (
                 UnidentifiedImageError,
                 Image.DecompressionBombError,

@@ -89,6 +89,14 @@ def test_images_that_are_damaged_are_refused(folder: Path) -> None:
                 load_data(str(path))
 
 
+@pytest.mark.parametrize(("dtype", "name"), [("uint16", "b.png"), ("int32", "b.tif"), ("float32", "b.tif")])
+def test_images_of_more_than_8_bits_are_refused_by_name(tmp_path: Path, dtype: str, name: str) -> None:
+    draw(tmp_path / "a.png", 50, mode="L")
+    Image.fromarray(np.full((3, 4), 200).astype(dtype)).save(tmp_path / name)
+    with pytest.raises(InputError, match=f"image {name} of .* has numbers of more than 8 bits"):
+        load_data(str(tmp_path))
+
+
 def test_folders_and_archives_without_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no images"):
         load_data(str(tmp_path))
