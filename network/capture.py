@@ -19,6 +19,7 @@ from .program import stored_program
 from .reason import quiet, reason_of
 from .schedule import Schedule, tensors_in
 from .tensors import STORED_TYPES
+from .weights import check_values
 
 __all__ = ["assemble", "capture", "capture_program", "check_finite", "export_module"]
 
@@ -46,8 +47,8 @@ def capture(module: nn.Module, inputs: Tensor | tuple[Tensor, ...]) -> Network:
     Raises
     ------
     InputError
-        torch.export refuses the module (the message repeats its reason and the line), a parameter is not
-        finite, nothing in the network can be quantized, or network and module disagree.
+        torch.export refuses the module (the message repeats its reason and the line), a parameter has no
+        values or is not finite, nothing in the network can be quantized, or network and module disagree.
     """
     samples = _two_samples(inputs)
     parameters = dict(module.named_parameters())
@@ -55,7 +56,8 @@ def capture(module: nn.Module, inputs: Tensor | tuple[Tensor, ...]) -> Network:
     caller = _Caller(module)
     with _evaluation(module), quiet(), torch.no_grad():
         try:
-            expected = caller(*samples)
+            # It may write into them.
+            expected = caller(*(tensor.clone() for tensor in samples))
         except Exception as error:
             raise InputError(
                 f"the model does not run on the given data, of shape {_shapes(samples)}: {reason_of(error)}"
@@ -240,13 +242,14 @@ def _check_types(tensors: Mapping[str, Tensor]) -> None:
 
 
 def check_finite(tensors: Mapping[str, Tensor], parameters: Collection[str]) -> None:
-    """Refuse parameters that are not finite, and other tensors that have NaN.
+    """Refuse tensors without values, parameters that are not finite, and other tensors that have NaN.
 
     Raises
     ------
     InputError
         Names the tensor.
     """
+    check_values(tensors)
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor) or isinstance(tensor, FakeTensor):
             continue

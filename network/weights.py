@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedTensorMixin
 
 from ..errors import InputError
 
-__all__ = ["load_weights"]
+__all__ = ["check_values", "load_weights"]
 
 _SHOWN = 3
 
@@ -23,8 +25,8 @@ def load_weights(module: nn.Module, path: Path) -> None:
     Raises
     ------
     InputError
-        The file cannot be read; tensors are missing, unexpected or of another shape (the first few are
-        named).
+        The file cannot be read; the module has tensors without values; tensors are missing, unexpected or of
+        another shape (the first few are named).
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -32,6 +34,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
     except (SafetensorError, OSError) as error:
         raise InputError(f"cannot read weights {path}: {error}; give a .safetensors file") from error
     expected = module.state_dict(keep_vars=True)
+    check_values(expected)
     present = {id(expected[name]) for name in given if name in expected}
     missing = [
         name
@@ -57,3 +60,23 @@ def load_weights(module: nn.Module, path: Path) -> None:
     with torch.no_grad():
         for name, tensor in given.items():
             expected[name].copy_(tensor)
+
+
+def check_values(tensors: Mapping[str, object]) -> None:
+    """Refuse tensors that have no values yet.
+
+    Raises
+    ------
+    InputError
+        Names the tensor.
+    """
+    for name, tensor in tensors.items():
+        if isinstance(tensor, UninitializedTensorMixin):
+            raise InputError(
+                f"tensor '{name}' is of a lazy layer and has no shape yet; call the module once on a sample, "
+                "where it is built"
+            )
+        if isinstance(tensor, Tensor) and tensor.is_meta:
+            raise InputError(
+                f"tensor '{name}' is on the device meta and has no values; build the module on the CPU"
+            )

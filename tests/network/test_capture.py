@@ -63,6 +63,20 @@ def test_in_place_writes_into_views_are_seen_by_all_who_share_them() -> None:
         torch.testing.assert_close(capture(module, x).run(x), module(x))
 
 
+def test_a_module_that_writes_into_its_input_leaves_the_data_as_it_was() -> None:
+    def forward(body: Body, x: Tensor) -> Tensor:
+        x -= 0.5
+        return body.linear(x)
+
+    module = Body(forward).eval()
+    x = torch.randn(3, 4)
+    given = x.clone()
+    network = capture(module, x)
+    with torch.inference_mode():
+        torch.testing.assert_close(network.run(x), module(given.clone()))
+    assert torch.equal(x, given)
+
+
 def test_a_single_example_is_enough_and_the_module_is_left_as_it_was() -> None:
     module = Body(lambda body, x: F.dropout(body.linear(x), 0.5, body.training)).train()
     network = capture(module, torch.randn(1, 4))
@@ -188,6 +202,23 @@ def test_a_table_of_a_type_that_cannot_be_stored_is_named(dtype: torch.dtype) ->
     module = Body(lambda body, x: body.linear(x) + body.table.to(torch.complex64).real)
     module.register_buffer("table", torch.ones(4).to(dtype))
     with pytest.raises(InputError, match=rf"'table' is of type {str(dtype).split('.')[1]}, which cannot be"):
+        capture(module, torch.randn(2, 4))
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (nn.LazyLinear(3), r"'tall.weight' is of a lazy layer .* call the module once on a sample"),
+        (
+            nn.Linear(4, 3, device="meta"),
+            r"'tall.weight' is on the device meta .* build the module",
+        ),
+    ],
+)
+def test_tensors_without_values_are_named(part: nn.Module, message: str) -> None:
+    module = Body(lambda body, x: body.tall(body.linear(x)))
+    module.tall = part
+    with pytest.raises(InputError, match=message):
         capture(module, torch.randn(2, 4))
 
 

@@ -37,6 +37,9 @@ def tied():
     second.weight = first.weight
     return nn.Sequential(first, second)
 
+def lazy():
+    return nn.Sequential(nn.LazyLinear(6))
+
 def broken():
     return [][3]
 
@@ -156,6 +159,13 @@ def test_weights_that_do_not_fit_are_refused_naming_them(source: str, tmp_path: 
     assert "4 missing (1.weight, 1.bias, 1.running_mean, ...)" in message
     assert "1 unexpected (extra)" in message
     assert "0.weight is (6, 5) where the module has (6, 4)" in message
+
+
+def test_weights_for_a_module_without_shapes_are_refused(source: str, tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_file({"0.weight": torch.zeros(6, 4), "0.bias": torch.zeros(6)}, path)
+    with pytest.raises(InputError, match=r"'0.weight' is of a lazy layer and has no shape yet"):
+        load_model(f"{source}:lazy", weights=path, example=X)
 
 
 def test_unreadable_weights_are_refused(source: str, tmp_path: Path) -> None:
