@@ -46,8 +46,8 @@ class LayerPlan(Document):
         ``inputs:64`` where the strips are runs of 64 input weights over all output channels.
     size_bits : int
         Bits of the stored weight, overheads included.
-    predicted_loss : float
-        Loss that the scores predict for this layer alone.
+    predicted_loss : float, optional
+        Loss that the scores predict for this layer alone; absent where they say nothing of the plan.
     mean_bits : float
         ``size_bits`` over the number of weights.
     confidence : float, optional
@@ -63,7 +63,7 @@ class LayerPlan(Document):
     strips: dict[Text, Ranges] | None = None
     cut: Text | None = None
     size_bits: Bits
-    predicted_loss: float
+    predicted_loss: float | None = None
     mean_bits: float = Field(ge=0)
     confidence: float | None = Field(default=None, ge=0, le=1)
     regret: float | None = Field(default=None, ge=0)
@@ -89,7 +89,7 @@ class LayerPlan(Document):
         *,
         cut: str | None = None,
         size_bits: int,
-        predicted_loss: float,
+        predicted_loss: float | None = None,
         mean_bits: float,
     ) -> LayerPlan:
         """Build from the option of every strip; where all agree, `option` says so.

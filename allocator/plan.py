@@ -183,7 +183,7 @@ class Plan(Document):
 
     Parameters
     ----------
-    version : 4
+    version : 5
         Version of this document's form.
     preset : str, optional
         The bundle of settings that was asked for; options on the command line may have changed some of them.
@@ -199,8 +199,9 @@ class Plan(Document):
         What the network weighs.
     certificate : Certificate, optional
         What is proven about the choice; absent once the plan was edited by hand.
-    predicted_loss : float
-        Loss that the scores predict for the whole plan.
+    predicted_loss : float, optional
+        Loss that the scores predict for the whole plan; absent without scores, and once the plan was
+        edited by hand.
     measured : Measured, optional
         Quality of the finished network; absent before measuring.
     guard : Guard, optional
@@ -229,7 +230,7 @@ class Plan(Document):
         What is in memory at the operations where it can be most, where there are `activations`.
     """
 
-    version: Literal[4] = 4
+    version: Literal[5] = 5
     preset: Text | None = None
     unit: Text
     budgets: tuple[Text, ...] = Field(min_length=1)
@@ -237,7 +238,7 @@ class Plan(Document):
     tables: dict[Text, dict[Text, dict[Text, Cost]]] | None = None
     complexity: Complexity
     certificate: Certificate | None = None
-    predicted_loss: float
+    predicted_loss: float | None = None
     measured: Measured | None = None
     guard: Guard | None = None
     refinement: Refinement | None = None
@@ -285,9 +286,14 @@ class Plan(Document):
         return _main_weights(self.layers) + self._main_activations()
 
     def problem(self) -> str:
-        """SHA-256 over the budgets, constraints and tables, 16 hexadecimal digits."""
+        """SHA-256 over all that a certificate is about but the choice itself, 16 hexadecimal digits.
+
+        That is the budgets, constraints and tables, the quantizer, and the losses that the scores predict.
+        """
         rules = None if self.constraints is None else self.constraints.model_dump(mode="json")
-        text = json.dumps([self.budgets, rules, self.tables or None], sort_keys=True)
+        losses = [self.predicted_loss, *(layer.predicted_loss for layer in self.layers)]
+        about = [self.budgets, rules, self.tables or None, self.quantizer, losses]
+        text = json.dumps(about, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def uniform_name(self) -> str:

@@ -51,8 +51,8 @@ class Certificate(BaseModel):
         Which loss is meant by `objective` and `bound`: the sum of the units' own losses, or the joint one
         that holds the interactions between units too.
     problem : str, optional
-        Digest of the budgets, constraints and tables of the plan that it certifies, by which an edit of these
-        is noticed; see `Plan.problem`.
+        Digest of what the plan that it certifies states besides its choice, by which an edit is noticed; see
+        `Plan.problem`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

@@ -182,12 +182,14 @@ def measure_frontier(
 
 
 def _point(name: str, plan: Plan, measured: Measured) -> FrontierPoint:
+    predicted = additive_loss(plan)
+    assert predicted is not None
     return FrontierPoint(
         name=name,
         unit=plan.unit,
         weight_bits=plan.complexity.size_bits - plan.complexity.fixed_bits,
         average_bits=plan.complexity.average_bits,
-        predicted_loss=additive_loss(plan),
+        predicted_loss=predicted,
         measured=measured,
     )
 

@@ -17,7 +17,16 @@ from ..allocator import (
 from ..errors import InputError
 from ..network import Data
 from ..reconstruct import Candidate, Finalized, Way, can_measure, find_least
-from ..sensitivity import Objective, Profile, ProfileArrays, pose, resolved_for, solve_plan, uniform_plans
+from ..sensitivity import (
+    Objective,
+    Profile,
+    ProfileArrays,
+    pose,
+    predicted_loss,
+    resolved_for,
+    solve_plan,
+    uniform_plans,
+)
 from .console import Reporter
 from .inputs import Inputs
 from .rivals import Rival
@@ -119,7 +128,7 @@ def least_plan(
 
     def uniform(bits: int) -> Plan | None:
         within = (plan for plan in alike if plan.complexity.size_bits - profile.fixed_bits <= bits)
-        return min(within, key=lambda plan: plan.predicted_loss, default=None)
+        return min(within, key=predicted_loss, default=None)
 
     reporter.say(f"searching the least size with a drop of at most {tolerance} on {data.name}")
     return find_least(

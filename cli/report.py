@@ -35,7 +35,7 @@ def warn_of_doubt(plan: Plan, reporter: Reporter) -> None:
     if layers:
         named = ", ".join(layers[:MOST_NAMED]) + (", ..." if len(layers) > MOST_NAMED else "")
         regret = sum(layer.regret or 0.0 for layer in plan.layers)
-        predicted = sum(layer.predicted_loss for layer in plan.layers)
+        predicted = sum(layer.predicted_loss or 0.0 for layer in plan.layers)
         added = f"{100 * regret / predicted:.2g}%" if predicted > 0 else f"{regret:.2g}"
         reporter.warn(
             f"too few samples to choose by in {len(layers)} of {len(plan.layers)} layers: {named}; noise in "

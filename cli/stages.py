@@ -355,7 +355,7 @@ class Job:
             )
         if accepted is not plan:
             self.reporter.warn(
-                "the plan was edited by hand: its certificate no longer applies and is dropped"
+                "the plan was edited by hand: its certificate and predicted losses are dropped"
             )
         return accepted
 

@@ -53,7 +53,7 @@ def plan_table(plan: Plan) -> Table:
             _stored_as(layer),
             f"{layer.mean_bits:.2f}",
             *([_reads(plan, layer)] if plan.activations else []),
-            f"{layer.predicted_loss:.2e}",
+            "-" if layer.predicted_loss is None else f"{layer.predicted_loss:.2e}",
         )
     return table
 

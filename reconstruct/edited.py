@@ -7,6 +7,7 @@ from math import prod
 from ..allocator import (
     BOPS,
     SIZE,
+    Complexity,
     Constraints,
     Excess,
     LayerPlan,
@@ -28,8 +29,7 @@ __all__ = ["accept_edits"]
 def accept_edits(plan: Plan) -> Plan:
     """The plan as it stands, or, where it was edited, with sizes and complexity counted again.
 
-    An edited plan has no certificate, guard or measurement any more. Its predicted losses are those of
-    the unedited plan's scores only where the layer was not touched, so the sum is kept as it was written.
+    An edited plan has no certificate, predicted loss, guard or measurement any more.
 
     Raises
     ------
@@ -38,10 +38,7 @@ def accept_edits(plan: Plan) -> Plan:
         plan's own constraints or leads over one of its budgets; says which, and by how much.
     """
     layers = tuple(_counted(plan, layer) for layer in plan.layers)
-    untouched = assignment_digest(layers, plan.activations) == plan.assignment and layers == plan.layers
-    if plan.certificate is not None:
-        untouched = untouched and plan.certificate.problem == plan.problem()
-    accepted = plan if untouched else _edited(_with_bit_operations(plan), layers)
+    accepted = plan if _is_untouched(plan, layers) else _edited(_with_bit_operations(plan), layers)
     rules = converted(accepted.constraints or Constraints(), weight_part)
     check_rules(accepted.model_copy(update={"constraints": rules}), option_names)
     for excess in excesses(accepted):
@@ -49,14 +46,36 @@ def accept_edits(plan: Plan) -> Plan:
     return accepted
 
 
+def _is_untouched(plan: Plan, layers: tuple[LayerPlan, ...]) -> bool:
+    """Whether the plan is as it was solved, given its layers counted again."""
+    if plan.layers != layers or plan.assignment != assignment_digest(layers, plan.activations):
+        return False
+    if plan.certificate is not None and plan.certificate.problem != plan.problem():
+        return False
+    return plan.complexity == _complexity(plan)
+
+
+def _complexity(plan: Plan) -> Complexity:
+    """What the plan weighs, by its layers and tables."""
+    weights = sum(layer.size_bits for layer in plan.layers)
+    return plan.complexity.model_copy(
+        update={
+            "size_bits": weights + plan.complexity.fixed_bits,
+            "average_bits": weights / plan.complexity.weight_count,
+            "costs": {name: float(cost) for name, cost in further_costs(plan).items()},
+        }
+    )
+
+
 def _edited(plan: Plan, layers: tuple[LayerPlan, ...]) -> Plan:
-    weights = sum(layer.size_bits for layer in layers)
-    # How sure the solved choice was says nothing about another.
-    layers = tuple(layer.model_copy(update={"confidence": None, "regret": None}) for layer in layers)
+    # What was known of the solved choice says nothing about another.
+    unknown = {"predicted_loss": None, "confidence": None, "regret": None}
+    layers = tuple(layer.model_copy(update=unknown) for layer in layers)
     edited = plan.model_copy(
         update={
             "layers": layers,
             "certificate": None,
+            "predicted_loss": None,
             "guard": None,
             "refinement": None,
             "measured": None,
@@ -65,14 +84,7 @@ def _edited(plan: Plan, layers: tuple[LayerPlan, ...]) -> Plan:
             "assignment": assignment_digest(layers, plan.activations),
         }
     )
-    complexity = plan.complexity.model_copy(
-        update={
-            "size_bits": weights + plan.complexity.fixed_bits,
-            "average_bits": weights / plan.complexity.weight_count,
-            "costs": {name: float(cost) for name, cost in further_costs(edited).items()},
-        }
-    )
-    return edited.model_copy(update={"complexity": complexity})
+    return edited.model_copy(update={"complexity": _complexity(edited)})
 
 
 def _with_bit_operations(plan: Plan) -> Plan:
@@ -124,6 +136,4 @@ def _counted(plan: Plan, layer: LayerPlan) -> LayerPlan:
         rows_per_strip=cut.rows_per_strip,
     )
     mean_bits = size_bits / prod(layer.shape)
-    if size_bits == layer.size_bits:
-        return layer
     return layer.model_copy(update={"size_bits": size_bits, "mean_bits": mean_bits})

@@ -219,7 +219,6 @@ class _Size:
                 shapes[layer.name],
                 [str(option) for option in self.chosen(layer.name, counts)],
                 size_bits=size_bits,
-                predicted_loss=0.0,
                 mean_bits=size_bits / (layer.channels * layer.fan_in),
             )
             for layer, counts, size_bits in zip(self.network.layers, points, self.layers(points), strict=True)
@@ -235,7 +234,6 @@ class _Size:
                 float_bits=self.network.float_bits,
                 weight_count=self.weight_count,
             ),
-            predicted_loss=0.0,
             profile="none: multipoint by output error",
             options=tuple(map(str, self.option_set)),
             quantizer=Quantizer(fit=PointFit.GREEDY).settings(),

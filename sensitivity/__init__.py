@@ -29,7 +29,7 @@ from .profile import (
 )
 from .refine import Refined, RefineStep, refine, refine_plan
 from .stability import MOST_REGRET, measure_until_stable
-from .task import Task, activation_loss, additive_loss, pose_task, resolved_for, task_of
+from .task import Task, activation_loss, additive_loss, pose_task, predicted_loss, resolved_for, task_of
 from .uniform import uniform_options
 
 __all__ = [
@@ -74,6 +74,7 @@ __all__ = [
     "merge_scores",
     "pose",
     "pose_task",
+    "predicted_loss",
     "problem_of",
     "profile_fingerprint",
     "read_profile",

@@ -121,11 +121,12 @@ def doubtful_layers(plan: Plan) -> tuple[str, ...]:
     That is more than 15% of the layer's predicted loss, or where it has less than that, of the mean layer's.
     A low confidence alone says little: between two options that are as good, every choice is a toss.
     """
-    mean = sum(layer.predicted_loss for layer in plan.layers) / len(plan.layers)
+    losses = [layer.predicted_loss or 0.0 for layer in plan.layers]
+    mean = sum(losses) / len(losses)
     return tuple(
         layer.name
-        for layer in plan.layers
-        if layer.regret is not None and layer.regret > NOISE_SHARE * max(layer.predicted_loss, mean)
+        for layer, loss in zip(plan.layers, losses, strict=True)
+        if layer.regret is not None and layer.regret > NOISE_SHARE * max(loss, mean)
     )
 
 

@@ -20,7 +20,15 @@ from .feasible import read_budgets, tables_for
 from .joint import Objective
 from .memory import refuse_memory_of_floats
 from .profile import Profile, ProfileArrays
-from .task import activation_loss, build_plan, ledger_of_profile, pose_task, resolved_for, tables_at
+from .task import (
+    activation_loss,
+    build_plan,
+    ledger_of_profile,
+    pose_task,
+    predicted_loss,
+    resolved_for,
+    tables_at,
+)
 from .uniform import uniform_choices, uniform_widths
 from .widths import Together, counts_widths, least_loss_widths, profile_site_allowed, solve_together
 
@@ -180,10 +188,10 @@ def best_uniform_plan(profile: Profile, plan: Plan) -> Plan | None:
     ]
     if not fitting:
         return None
-    best = min(fitting, key=lambda candidate: candidate.predicted_loss)
+    best = min(fitting, key=predicted_loss)
     if plan.certificate is None or plan.unit != "layer":
         return best
-    objective, bound = best.predicted_loss, plan.certificate.bound
+    objective, bound = predicted_loss(best), plan.certificate.bound
     if not certifies_activations(plan):
         objective -= activation_loss(best)
     gap = max(0.0, objective - bound)

@@ -113,9 +113,6 @@ class Task:
             certificate=certificate,
             widths=self.widths,
         )  # fmt: skip
-        if certificate.objective_form != "additive":
-            predicted = certificate.objective + activation_loss(plan)
-            plan = plan.model_copy(update={"predicted_loss": predicted})
         for excess in excesses(plan):
             raise RuntimeError(
                 f"a plan left the solver over its budget {excess.budget} by {excess.taken - excess.limit}"
@@ -241,9 +238,16 @@ def activation_loss(plan: Plan) -> float:
     return math.fsum(value.chosen.predicted_loss for value in plan.activations)
 
 
-def additive_loss(plan: Plan) -> float:
-    """What the scores of layers and of activations, each alone, add up to."""
-    return math.fsum(layer.predicted_loss for layer in plan.layers) + activation_loss(plan)
+def predicted_loss(plan: Plan) -> float:
+    """What the scores predict for a plan that was made from them."""
+    assert plan.predicted_loss is not None
+    return plan.predicted_loss
+
+
+def additive_loss(plan: Plan) -> float | None:
+    """What the scores of layers and of activations, each alone, add up to; None without any."""
+    losses = [layer.predicted_loss for layer in plan.layers if layer.predicted_loss is not None]
+    return math.fsum(losses) + activation_loss(plan) if losses else None
 
 
 def task_of(profile: Profile, arrays: ProfileArrays | None, plan: Plan) -> Task:
@@ -293,6 +297,9 @@ def build_plan(
         Option of every value of the profile, where these have options.
     """
     predicted = _predicted_losses(profile, arrays, assigned, whole)
+    of_weights = sum(predicted)
+    if certificate is not None and certificate.objective_form != "additive":
+        of_weights = certificate.objective
     parsed = parse_unit(unit)
     layers = []
     for layer, options, loss in zip(profile.layers, assigned, predicted, strict=True):
@@ -331,7 +338,7 @@ def build_plan(
             weight_count=profile.weight_count,
         ),
         certificate=certificate,
-        predicted_loss=sum(predicted) + sum(value.chosen.predicted_loss for value in activations),
+        predicted_loss=of_weights + sum(value.chosen.predicted_loss for value in activations),
         profile=profile.fingerprint.text(),
         options=profile.options,
         quantizer=profile.quantizer,

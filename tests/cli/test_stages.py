@@ -91,16 +91,25 @@ def test_solve_does_not_replace_a_plan_without_force(allocate: Any, refused: Any
     assert apportion.read_plan(finished / "plan.json").budgets == ("3b",)
 
 
-def test_an_edited_plan_is_finalized_without_its_certificate(allocate: Any, finished: Path) -> None:
+def test_an_edited_plan_is_finalized_without_its_certificate_and_prediction(
+    allocate: Any, finished: Path, plotted: Any
+) -> None:
     edit(finished / "plan.json", give_first_layer("w2"))
     outcome = allocate("finalize", "--force", "--samples", "64", "--out", finished)
     assert outcome.code == 0, outcome
-    assert "certificate no longer applies" in outcome.err
+    assert "its certificate and predicted losses are dropped" in outcome.err
+    assert "predicted loss" in outcome.out
+    assert "e-0" not in outcome.out
     plan = apportion.read_plan(finished / "plan.json")
     assert plan.layers[0].option == "w2"
     assert plan.certificate is None
     assert plan.guard is None
     assert plan.measured is not None
+    assert plotted(finished).plan[1:] == (
+        plan.complexity.size_bits - plan.complexity.fixed_bits,
+        None,
+        plan.measured.loss,
+    )
     assert apportion.load(finished)(digits_data()[1].inputs[:2]).shape == (2, 10)
 
 

@@ -76,7 +76,7 @@ def test_a_proof_ends_with_the_budgets_and_rules_that_it_is_about(
     assert accept_edits(plan) is plan
     accepted = accept_edits(plan.model_copy(update=edit))
     assert accepted.certificate is None
-    assert accepted.layers == plan.layers
+    assert [layer.option for layer in accepted.layers] == [layer.option for layer in plan.layers]
 
 
 def test_channels_of_an_edited_layer_pay_for_the_codes_that_name_their_options(channel_plan: Plan) -> None:
@@ -91,7 +91,44 @@ def test_a_size_written_by_hand_is_counted_again(channel_plan: Plan) -> None:
     option = channel_plan.layers[0].option
     name = channel_plan.layers[0].name
     accepted = accept_edits(edited(channel_plan, name, option=option, size_bits=1))
-    assert accepted.layers == channel_plan.layers
+    assert [layer.size_bits for layer in accepted.layers] == [
+        layer.size_bits for layer in channel_plan.layers
+    ]
+
+
+def other_search(plan: Plan) -> Plan:
+    return plan.model_copy(update={"quantizer": plan.quantizer | {"search": "minmax"}})
+
+
+def lower_loss(plan: Plan) -> Plan:
+    return plan.model_copy(update={"predicted_loss": plan.predicted_loss / 2})
+
+
+def lower_average(plan: Plan) -> Plan:
+    complexity = plan.complexity.model_copy(update={"average_bits": 1.0})
+    return plan.model_copy(update={"complexity": complexity})
+
+
+def lower_mean(plan: Plan) -> Plan:
+    first = plan.layers[0].model_copy(update={"mean_bits": 1.0})
+    return plan.model_copy(update={"layers": (first, *plan.layers[1:])})
+
+
+@pytest.mark.parametrize("edit", [other_search, lower_loss, lower_average, lower_mean])
+def test_what_follows_from_the_choice_is_counted_and_what_is_proven_holds_for_nothing_else(
+    channel_plan: Plan, edit: Any
+) -> None:
+    assert accept_edits(channel_plan) is channel_plan
+    accepted = accept_edits(edit(channel_plan))
+    assert accepted.complexity == channel_plan.complexity
+    assert [layer.mean_bits for layer in accepted.layers] == [
+        layer.mean_bits for layer in channel_plan.layers
+    ]
+    assert accepted.certificate is None
+    # The scores that it was made from know nothing of the edited plan.
+    assert accepted.predicted_loss is None
+    assert {layer.predicted_loss for layer in accepted.layers} == {None}
+    assert accept_edits(accepted) is accepted
 
 
 def test_an_edit_over_the_budget_is_refused_and_says_by_how_much(plan: Plan) -> None:
