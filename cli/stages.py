@@ -23,7 +23,6 @@ from ..reconstruct import (
     layer_shapes,
     measure_competing,
     measure_finalized,
-    with_values,
 )
 from ..sensitivity import (
     Fingerprint,
@@ -294,10 +293,12 @@ class Job:
         return lambda plan: carry_out(method, plan)
 
     def save(self, inputs: Inputs, plan: Plan, finalized: Finalized) -> None:
-        """Write weights and program, and the plan last: a folder with a plan is complete."""
+        """Write weights and program, and the plan last: a folder with a plan is complete.
+
+        Steps of activations that a method learned are beside the weights that it made; the plan keeps those
+        of the profile, from which another method would begin.
+        """
         began = time.perf_counter()
-        # Steps of activations may have been learned.
-        plan = with_values(plan, finalized.values)
         save_network(self.folder.path, inputs.network, plan, finalized)
         write_plan(self.folder.plan, plan)
         self.folder.drop_weight_parts()

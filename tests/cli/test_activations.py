@@ -14,6 +14,7 @@ import torch
 import apportion
 from apportion.allocator import read_plan
 from apportion.demo import digits_data
+from apportion.export import read_packed
 
 ARGUMENTS = ["--samples", "64", "--options", "w3..5a4,w4a6,w4a8", "--method", "gptq", "--unit", "layer"]
 
@@ -91,6 +92,20 @@ def test_an_edited_width_is_counted_again(run: Path, tmp_path: Path, allocate: A
     outcome = allocate(*common, "--force")
     assert outcome.code == 2
     assert "more than its budget" in " ".join(outcome.err.split())
+
+
+def test_a_method_begins_at_the_calibrated_steps_whatever_was_tried_before(
+    run: Path, tmp_path: Path, allocate: Allocate
+) -> None:
+    out = tmp_path / "out"
+    given = read_plan(run / "plan.json").activations
+    common = ("finalize", "--samples", "16", "--plan", run / "plan.json", "--out", out, "--method", "lapq")
+    assert allocate(*common).code == 0
+    assert read_plan(out / "plan.json").activations == given
+    # What was found runs, and is stored where it runs.
+    found = read_packed(out / "weights.safetensors").plan.activations
+    assert [value.option for value in found] == [value.option for value in given]
+    assert found != given
 
 
 def test_a_profile_shows_every_value_and_its_readers(tmp_path: Path, allocate: Allocate) -> None:
