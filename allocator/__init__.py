@@ -22,7 +22,7 @@ from .efficient import Columns, efficient, joined
 from .frontier_chart import DropSeries, FrontierData, draw_frontier, frontier_data
 from .hull import Frontier, lower_frontier
 from .joint import JointProblem, descend
-from .kept import Excess, check_rules, excesses, further_costs
+from .kept import Spending, check_rules, excesses, further_costs, spendings
 from .layer_plan import LayerPlan
 from .measured_frontier import (
     FrontierCurve,
@@ -78,7 +78,6 @@ __all__ = [
     "Drop",
     "DropKind",
     "DropSeries",
-    "Excess",
     "Frontier",
     "FrontierCurve",
     "FrontierData",
@@ -104,6 +103,7 @@ __all__ = [
     "Search",
     "SearchOutcome",
     "Solution",
+    "Spending",
     "Status",
     "Tolerance",
     "Trial",
@@ -155,6 +155,7 @@ __all__ = [
     "solve_constrained",
     "solve_joint",
     "solve_multi",
+    "spendings",
     "write_frontier",
     "write_plan",
 ]

@@ -14,12 +14,12 @@ from .plan import Plan
 from .rules import match_rules
 from .tables import CostTable
 
-__all__ = ["Excess", "check_rules", "excesses", "further_costs"]
+__all__ = ["Spending", "check_rules", "excesses", "further_costs", "spendings"]
 
 
 @dataclass(frozen=True)
-class Excess:
-    """A budget that a plan does not keep.
+class Spending:
+    """What a plan takes of a budget.
 
     Attributes
     ----------
@@ -54,8 +54,13 @@ def further_costs(plan: Plan) -> dict[str, Fraction]:
     return costs
 
 
-def excesses(plan: Plan) -> tuple[Excess, ...]:
-    """The budgets that the plan does not keep; none where it keeps all.
+def excesses(plan: Plan) -> tuple[Spending, ...]:
+    """The budgets that the plan does not keep; none where it keeps all. Errors as `spendings`."""
+    return tuple(spending for spending in spendings(plan) if spending.taken > spending.limit)
+
+
+def spendings(plan: Plan) -> tuple[Spending, ...]:
+    """What the plan takes of each of its budgets.
 
     Raises
     ------
@@ -81,8 +86,7 @@ def excesses(plan: Plan) -> tuple[Excess, ...]:
                 f"the plan's budget {text} limits {budget.quantity}, but its tables are "
                 f"{', '.join(costs) or 'none'}; add the table, or remove the budget"
             )
-        if taken > allowed:
-            found.append(Excess(text, budget.quantity, taken, allowed))
+        found.append(Spending(text, budget.quantity, taken, allowed))
     return tuple(found)
 
 

@@ -295,8 +295,7 @@ class Job:
     def save(self, inputs: Inputs, plan: Plan, finalized: Finalized) -> None:
         """Write weights and program, and the plan last: a folder with a plan is complete.
 
-        Steps of activations that a method learned are beside the weights that it made; the plan keeps those
-        of the profile, from which another method would begin.
+        Steps of activations that a method learned are with its weights; the plan keeps those it began at.
         """
         began = time.perf_counter()
         save_network(self.folder.path, inputs.network, plan, finalized)

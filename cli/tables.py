@@ -13,9 +13,11 @@ from ..allocator import (
     Measured,
     Plan,
     Reconstruction,
+    Spending,
     parse_budget,
     parse_tolerance,
     parse_unit,
+    spendings,
 )
 from ..reconstruct import PRESETS, MethodName, PresetName
 from ..sensitivity import ActivationProfile, Profile, certifies_activations
@@ -101,11 +103,9 @@ def plan_lines(plan: Plan) -> list[str]:
             f"{certificate.status}: predicted loss {certificate.objective:.4g}, no plan below "
             f"{certificate.bound:.4g} (gap {100 * certificate.relative_gap:.2g}%)"
         )
-        limited = {
-            text for budget in map(parse_budget, plan.budgets) for text in (budget.quantity, str(budget))
-        }
-        prices = {name: price for name, price in certificate.shadow_prices.items() if name in limited}
-        lines.extend(_price_line(plan, name, price) for name, price in prices.items())
+        limited = {name: each for each in spendings(plan) for name in (each.quantity, each.budget)}
+        prices = certificate.shadow_prices.items()
+        lines.extend(_price_line(limited[name], name, price) for name, price in prices if name in limited)
     lines.extend(_activation_lines(plan))
     lines.extend(_cost_line(plan, name, cost) for name, cost in plan.complexity.costs.items())
     if plan.reconstruction is not None:
@@ -154,19 +154,23 @@ def _method_line(how: Reconstruction) -> str:
     return f"weights by {by}, the cheapest near the best; loss on {how.data}: {losses}"
 
 
-def _price_line(plan: Plan, name: str, price: float) -> str:
+def _price_line(spending: Spending, name: str, price: float) -> str:
     """What a little more of a budget is worth; a budget is called by its quantity, or by its text."""
     if not price:
         return f"the budget of {name} does not bind"
-    budgets = map(parse_budget, plan.budgets)
-    quantity = next(budget.quantity for budget in budgets if name in (budget.quantity, str(budget)))
+    quantity = spending.quantity
     of = "" if name == quantity else f" in {name}"
-    more, saved = f"unit of {quantity}{of}", price
+    unit, one = f"unit of {quantity}{of}", 1
     if quantity == SIZE:
-        more, saved = f"KiB{of}", price * 8192
+        unit, one = f"KiB{of}", 8192
     elif quantity == ACT_MEMORY:
-        more, saved = f"KiB of {quantity}{of}", price * 1024
-    return f"one more {more} would save about {saved:.2g} of predicted loss"
+        unit, one = f"KiB of {quantity}{of}", 1024
+    worth = f"one more {unit} would save about {price * one:.2g} of predicted loss"
+    left = (spending.limit - spending.taken) / one
+    if left < 1:
+        return worth
+    amount = f"{float(left):.4g} KiB" if one > 1 else f"{float(left):.4g}"
+    return f"{amount} of the budget {spending.budget} are left, as options are whole; beyond these, {worth}"
 
 
 def _cost_line(plan: Plan, quantity: str, cost: float) -> str:

@@ -9,9 +9,9 @@ from ..allocator import (
     SIZE,
     Complexity,
     Constraints,
-    Excess,
     LayerPlan,
     Plan,
+    Spending,
     assignment_digest,
     check_rules,
     converted,
@@ -103,7 +103,7 @@ def _with_bit_operations(plan: Plan) -> Plan:
     return plan.model_copy(update={"tables": plan.tables | {BOPS: costs}})
 
 
-def _described(plan: Plan, excess: Excess) -> str:
+def _described(plan: Plan, excess: Spending) -> str:
     over = excess.taken - excess.limit
     if excess.quantity == SIZE:
         taken = (

@@ -1,0 +1,48 @@
+"""What the lines under a plan's table say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from apportion.allocator import Plan, read_plan
+from apportion.cli.tables import plan_lines
+
+
+@pytest.fixture
+def with_room(finished: Path) -> Callable[..., Plan]:
+    """The finished plan under other budgets, with a price for each."""
+
+    def make(*budgets: str) -> Plan:
+        plan = read_plan(finished / "plan.json")
+        assert plan.certificate is not None
+        prices = {"size": 1e-7, "latency": 0.25}
+        costs = dict.fromkeys(plan.options, 2.0)
+        return plan.model_copy(
+            update={
+                "budgets": budgets,
+                "tables": {"latency": {layer.name: costs for layer in plan.layers}},
+                "certificate": plan.certificate.model_copy(update={"shadow_prices": prices}),
+            }
+        )
+
+    return make
+
+
+def test_a_price_stands_alone_where_the_budget_is_used_up(with_room: Callable[..., Plan]) -> None:
+    taken = 2 * len(with_room("4b").layers)
+    lines = plan_lines(with_room("4b", f"latency={taken + 0.5}"))
+    assert "one more KiB would save about 0.00082 of predicted loss" in lines
+    assert "one more unit of latency would save about 0.25 of predicted loss" in lines
+
+
+def test_a_price_is_for_what_goes_beyond_the_room_that_is_left(with_room: Callable[..., Plan]) -> None:
+    taken = 2 * len(with_room("4b").layers)
+    lines = plan_lines(with_room("9b", f"latency={taken + 3}"))
+    assert (
+        f"3 of the budget latency={taken + 3} are left, as options are whole; beyond these, one more unit of "
+        "latency would save about 0.25 of predicted loss"
+    ) in lines
+    assert any("KiB of the budget 9b are left" in line for line in lines)
