@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from ..errors import InputError
 
@@ -71,12 +71,14 @@ def check_values(tensors: Mapping[str, object]) -> None:
         Names the tensor.
     """
     for name, tensor in tensors.items():
-        if isinstance(tensor, UninitializedTensorMixin):
+        if not isinstance(tensor, Tensor):
+            continue
+        if is_lazy(tensor):
             raise InputError(
                 f"tensor '{name}' is of a lazy layer and has no shape yet; call the module once on a sample, "
                 "where it is built"
             )
-        if isinstance(tensor, Tensor) and tensor.is_meta:
+        if tensor.is_meta:
             raise InputError(
                 f"tensor '{name}' is on the device meta and has no values; build the module on the CPU"
             )
