@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .multi import MultiProblem
-from .quiet import solver_output_apart
+from .quiet import without_solver_output
 from .residue import Residue, excess_of
 from .solution import Status
 
@@ -158,7 +158,7 @@ class _Model:
         from scipy.optimize import Bounds, LinearConstraint, milp
 
         others = len(self._objective) - self._count
-        with solver_output_apart():
+        with without_solver_output():
             result = milp(
                 self._objective,
                 integrality=np.append(np.ones(self._count), np.zeros(others)),

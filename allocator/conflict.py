@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..errors import InfeasibleError
 from .dual import choose_at, highest_plane
 from .multi import MultiProblem, cost_ranges, possible_options
-from .quiet import solver_output_apart
+from .quiet import without_solver_output
 
 __all__ = ["PRECISION", "Clash", "check_budgets", "check_together", "common_excess", "percent_up", "refuse"]
 
@@ -173,7 +173,7 @@ def _excess(problem: MultiProblem) -> float:
     budgets = np.maximum(problem.limits.astype(np.float64), 1.0)
     one_each = sparse.kron(sparse.eye_array(problem.units), np.ones((1, problem.options)))
     used = np.where(free, problem.costs, 0).reshape(len(budgets), -1) / budgets[:, None]
-    with solver_output_apart():
+    with without_solver_output():
         result = milp(
             np.append(np.zeros(problem.loss.size), 1.0),
             integrality=np.append(np.ones(problem.loss.size), 0.0),

@@ -17,7 +17,7 @@ from ..errors import InfeasibleError, InputError
 from .choices import MAX_TOTAL_COST
 from .conflict import PRECISION, check_together, percent_up
 from .multi import MultiProblem, tightened
-from .quiet import solver_output_apart
+from .quiet import without_solver_output
 from .solution import Certificate, MultiSolution, Status
 from .solve import deadline_after
 
@@ -230,7 +230,7 @@ def _minimise(objective: Any, constraints: list[Any], **limits: float) -> _Answe
     """Solve with scipy's HiGHS; highspy's prints on standard output, which belongs to the caller."""
     cvxpy = _cvxpy()
     model = cvxpy.Problem(cvxpy.Minimize(objective), constraints)
-    with warnings.catch_warnings(), solver_output_apart():
+    with warnings.catch_warnings(), without_solver_output():
         # An incumbent at a limit is told of by the status instead.
         warnings.simplefilter("ignore", UserWarning)
         try:

@@ -1,4 +1,4 @@
-"""Standard output belongs to the caller: what compiled solvers print goes to standard error."""
+"""Standard output is the caller's, standard error is for messages; what compiled solvers print is dropped."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import os
 import sys
 from collections.abc import Iterator
 
-__all__ = ["solver_output_apart"]
+__all__ = ["without_solver_output"]
 
-OUT, ERROR = 1, 2
+OUT = 1
 
 
 @contextlib.contextmanager
-def solver_output_apart() -> Iterator[None]:
-    """Send what is written to the process's standard output, by compiled code too, to standard error.
+def without_solver_output() -> Iterator[None]:
+    """Drop what is written to the process's standard output, by compiled code too.
 
     Some versions of HiGHS print lines that no option turns off, which would end up in the middle of a
     caller's JSON.
@@ -28,8 +28,8 @@ def solver_output_apart() -> Iterator[None]:
         yield
         return
     try:
-        with contextlib.suppress(OSError):
-            os.dup2(ERROR, OUT)
+        with contextlib.suppress(OSError), open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), OUT)
         yield
     finally:
         # The C library keeps lines back when it writes to a pipe, and would write them after the return.
