@@ -70,11 +70,14 @@ class Data:
         the last one has none.
     name : str
         Where it came from, for documents and messages.
+    numbers : sequence of int, optional
+        By which number each sample is known to who gave it; default: its place.
     """
 
     inputs: Tensor
     labels: Tensor | None
     name: str
+    numbers: Sequence[int] | None = None
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -82,7 +85,8 @@ class Data:
     def part(self, which: slice) -> Data:
         """Some of the samples, which are not copied."""
         labels = None if self.labels is None else self.labels[which]
-        return replace(self, inputs=self.inputs[which], labels=labels)
+        numbers = None if self.numbers is None else self.numbers[which]
+        return replace(self, inputs=self.inputs[which], labels=labels, numbers=numbers)
 
 
 def load_data(
@@ -162,6 +166,7 @@ def load_data(
         inputs=to_inputs(raw.inputs[:limit], spec, pixels=raw.pixels, mean=mean, std=std, numbers=order),
         labels=None if raw.labels is None else to_labels(raw.labels[:limit], spec),
         name=spec,
+        numbers=order,
     )
 
 
@@ -186,13 +191,14 @@ def check_data(network: Network, data: Data) -> None:
         )
     # Of token ids the greatest is tried: on an accelerator an id outside the table ends the process.
     sample = 0 if given.is_floating_point() else int(given.flatten(1).amax(dim=1).argmax())
+    number = sample if data.numbers is None else data.numbers[sample]
     try:
         with torch.inference_mode():
             output = network.run(given[sample : sample + 1].to(network.device))
     except (RuntimeError, IndexError, ValueError) as error:
-        raise InputError(f"{data.name}: the network fails on sample {sample}: {message_of(error)}") from error
+        raise InputError(f"{data.name}: the network fails on sample {number}: {message_of(error)}") from error
     if not torch.isfinite(output).all():
-        raise InputError(f"{data.name}: the network's output for sample {sample} is NaN or infinite")
+        raise InputError(f"{data.name}: the network's output for sample {number} is NaN or infinite")
     if output.shape[-1] < 2:
         raise InputError(
             f"{data.name}: the network's output for a sample has shape {tuple(output.shape[1:])}, which is "

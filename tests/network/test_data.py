@@ -266,6 +266,19 @@ def test_a_token_id_outside_the_table_is_found_in_any_sample() -> None:
         check_data(network, Data(ids, None, "ids"))
 
 
+def test_the_sample_that_the_network_fails_on_is_named_by_its_place_in_the_file(tmp_path: Path) -> None:
+    network = capture(nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 10)), torch.randint(0, 10, (2, 3)))
+    ids = np.zeros((96, 3), np.int64)
+    ids[3, 1] = 10
+    np.savez(tmp_path / "data.npz", inputs=ids)
+    data = load_data(str(tmp_path / "data.npz"), limit=96)
+    place = int(data.inputs.amax(dim=1).argmax())
+    assert place != 3
+    for given in (data, data.part(slice(place, None))):
+        with pytest.raises(InputError, match="the network fails on sample 3: index out of range"):
+            check_data(network, given)
+
+
 def test_a_network_of_two_inputs_is_not_fed_by_one() -> None:
     class Two(nn.Module):
         def __init__(self) -> None:
