@@ -14,6 +14,7 @@ from torch.export import Dim, ExportedProgram
 from ..errors import InputError
 from .fold import fold_batch_norms, fold_transposes, prune
 from .lower import lower, main_output
+from .maps import gives_map
 from .network import InputShape, Network, bits_of
 from .program import stored_program
 from .reason import quiet, reason_of
@@ -48,7 +49,8 @@ def capture(module: nn.Module, inputs: Tensor | tuple[Tensor, ...]) -> Network:
     ------
     InputError
         torch.export refuses the module (the message repeats its reason and the line), a parameter has no
-        values or is not finite, nothing in the network can be quantized, or network and module disagree.
+        values or is not finite, nothing in the network can be quantized, the output's classes are not on its
+        last axis, or network and module disagree.
     """
     samples = _two_samples(inputs)
     parameters = dict(module.named_parameters())
@@ -175,7 +177,8 @@ def assemble(
     Raises
     ------
     InputError
-        Nothing in it can be quantized, a tensor is not finite, or something in it cannot be stored.
+        Nothing in it can be quantized, a tensor is not finite, the output is a map, see `gives_map`, or
+        something in it cannot be stored.
     """
     _check_types(tensors)
     fold_transposes(graph, tensors)
@@ -184,6 +187,11 @@ def assemble(
     tensors = prune(graph, tensors)
     with mode or nullcontext():
         _count_elements(graph, tensors, samples)
+    if gives_map(graph):
+        raise InputError(
+            "the model returns maps, (samples, classes, *places), straight from a convolution or "
+            "interpolation; the classes must be on the last axis: return output.movedim(1, -1)"
+        )
     shapes = tuple(InputShape(tuple(x.shape[1:]), x.dtype) for x in samples)
     stored = stored_bits or {}
     float_bits = sum(stored.get(name, bits_of([tensor])) for name, tensor in tensors.items())

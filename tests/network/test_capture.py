@@ -222,6 +222,39 @@ def test_tensors_without_values_are_named(part: nn.Module, message: str) -> None
         capture(module, torch.randn(2, 4))
 
 
+MAPS: dict[str, Callable[[Tensor], Tensor]] = {
+    "plain": lambda maps: maps,
+    "activated": lambda maps: F.batch_norm(maps, torch.zeros(4), torch.ones(4)).relu() * 2,
+    "resized": lambda maps: F.interpolate(maps, scale_factor=2.0, mode="bilinear"),
+    "pooled": lambda maps: F.avg_pool2d(F.pad(maps, (1, 1)), 2).log_softmax(1),
+    "joined": lambda maps: torch.cat([maps, maps.chunk(2, dim=1)[0].sigmoid()], dim=1)[:, 1:],
+}
+
+
+class Segmenting(nn.Module):
+    """Classes at every place of an image."""
+
+    def __init__(self, after: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv, self.after = nn.Conv2d(3, 4, 1), after
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(self.conv(x))
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_maps_with_their_classes_on_the_second_axis_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match=r"classes must be on the last axis: return output.movedim\(1, -1\)"):
+        capture(Segmenting(MAPS[name]), torch.randn(2, 3, 6, 6))
+
+
+@pytest.mark.parametrize("after", [lambda maps: maps.movedim(1, -1), lambda maps: maps.flatten(1)])
+def test_classes_of_every_place_on_the_last_axis_are_taken(after: Callable[[Tensor], Tensor]) -> None:
+    module, x = Segmenting(after).eval(), torch.randn(2, 3, 6, 6)
+    with torch.inference_mode():
+        torch.testing.assert_close(capture(module, x).run(x), module(x))
+
+
 def test_an_operator_that_is_not_pytorchs_own_is_named() -> None:
     @torch.library.custom_op("apportion_test::twice", mutates_args=())
     def twice(x: Tensor) -> Tensor:

@@ -73,7 +73,7 @@ def test_a_convolution_of_explicitly_padded_input_with_the_calls_geometry_gives_
     stride = 1 if padding == "same" else stride
     layer = convolution(4, 6, kernel, stride, padding, dilation, groups)  # type: ignore[arg-type]
     x = torch.randn(2, 4, *(9, 10)[:rank])
-    network = capture(layer.eval(), x)
+    network = capture(nn.Sequential(layer, nn.Flatten()).eval(), x)
 
     def compare(call: LayerCall, source: Tensor, result: Tensor) -> Tensor:
         pads = [side for pair in reversed(call.padding) for side in pair]
