@@ -274,9 +274,9 @@ def test_the_sample_that_the_network_fails_on_is_named_by_its_place_in_the_file(
     data = load_data(str(tmp_path / "data.npz"), limit=96)
     place = int(data.inputs.amax(dim=1).argmax())
     assert place != 3
-    for given in (data, data.part(slice(place, None))):
+    for part in (data, data.part(slice(place, None))):
         with pytest.raises(InputError, match="the network fails on sample 3: index out of range"):
-            check_data(network, given)
+            check_data(network, part)
 
 
 def test_a_network_of_two_inputs_is_not_fed_by_one() -> None:
