@@ -152,6 +152,8 @@ def test_budgets_at_which_no_output_is_finite_are_left_out(
         (("--from", "1b"), "budget 1b is below"),
         (("--count", "0"), "--count"),
         (("--unit", "channel", "--scores", "exact"), "--unit layer"),
+        (("--pin", "stem=w4", "--forbid", "*=w4"), "error: layer 'stem' has no option left of w2, w4, w8"),
+        (("--tie", "stem"), "error: tie stem: only layer 'stem' matches"),
     ],
 )
 def test_an_impossible_stretch_is_named_before_any_work(
