@@ -65,7 +65,7 @@ def _measure(subject: Subject, methods: list[MethodName], rows: list[str], found
     scores = {"": measure_profile(network, data, options.weights, activations=activations)}
     profile = scores[""][0]
     if MethodName.GPTQ in methods:
-        weights = GptqOptions(network, data, Quantizer())
+        weights = GptqOptions(network, data, Quantizer(), unseen=True)
         scores[AFTER_GPTQ] = measure_profile(
             network, data, options.weights, activations=activations, after="gptq", weights=weights
         )

@@ -127,7 +127,7 @@ class Bench:
     @cached_property
     def gptq_scores(self) -> tuple[Profile, ProfileArrays | None]:
         """Scores of what GPTQ makes of every option."""
-        weights = GptqOptions(self.network, self.subject.calibration, Quantizer())
+        weights = GptqOptions(self.network, self.subject.calibration, Quantizer(), unseen=True)
         return measure_profile(
             self.network, self.subject.calibration, parse_options(OPTIONS), after="gptq", weights=weights
         )

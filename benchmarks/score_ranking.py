@@ -95,7 +95,7 @@ class Bench:
         self.looks = Data(inputs[half:], None, "further training images")
         self.judge = Data(subject.held_out.inputs[:JUDGED_ON], None, subject.held_out.name)
         self.scores: dict[str, Scores] = {}
-        weights = GptqOptions(self.network, self.calibration, Quantizer())
+        weights = GptqOptions(self.network, self.calibration, Quantizer(), unseen=True)
         for name, own in (("nearest", None), ("gptq", weights)):
             profile, arrays = measure_profile(
                 self.network, self.calibration, parse_options("w2..8"), after=name, weights=own

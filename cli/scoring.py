@@ -56,15 +56,21 @@ class Scoring:
         """What is measured: one kind of scores, or those that compete."""
         return tuple(replace(self, after=after) for after in self.rivals) or (self,)
 
-    def weights(self, network: Network, data: Data) -> OptionWeights | None:
-        """What makes the options' weights; None: rounding to nearest."""
+    def weights(self, network: Network, data: Data, *, unseen: bool = False) -> OptionWeights | None:
+        """What makes the options' weights; None: rounding to nearest.
+
+        Parameters
+        ----------
+        unseen : bool
+            Whether those of GPTQ and AdaQuant are to score on their own samples as on others.
+        """
         if self.after == "nearest":
             return None
         settings = Gptq(memory_bytes=self.settings.memory_bytes)
         if self.after == "gptq":
-            return GptqOptions(network, data, self.quantizer, settings)
+            return GptqOptions(network, data, self.quantizer, settings, unseen=unseen)
         if self.after == "adaquant":
-            return AdaQuantOptions(network, data, self.quantizer, settings)
+            return AdaQuantOptions(network, data, self.quantizer, settings, unseen=unseen)
         learning = Learning(iterations=SHORT_ITERATIONS, seed=self.settings.seed)
         method = LearnedRounding(start=settings, learning=learning, memory_bytes=settings.memory_bytes)
         return BlockOptions(network, data, self.quantizer, self.options, method, self.settings.cut)

@@ -108,7 +108,7 @@ class Job:
                     method=scoring.method,
                     settings=scoring.settings,
                     after=scoring.after,
-                    weights=scoring.weights(network, data),
+                    weights=scoring.weights(network, data, unseen=True),
                     activations=scoring.activations,
                     store=self.folder.parts,
                     on_progress=progress,

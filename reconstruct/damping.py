@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .gram import InputGram, factored, placed
 
-__all__ = ["confirmed_damping"]
+__all__ = ["confirmed_damping", "unseen_share"]
 
 TIMES, MOST = 10.0, 100.0
 """Each damping over the one before, and where it ends: GPTQ is close to rounding to nearest there."""
@@ -44,8 +44,32 @@ def confirmed_damping(inputs: InputGram, least: float, order: Tensor) -> float:
     float
         `least` times a power of ten.
     """
+    return _confirmed(inputs, least, order)[0]
+
+
+def unseen_share(inputs: InputGram, least: float, order: Tensor) -> float:
+    """GPTQ's error on samples that it was not fitted to over that on those it was, at least 1.
+
+    The closed form of `confirmed_damping` gives what GPTQ of each half leaves on the other half, and what
+    GPTQ of all leaves on all. To first order in weights per sample, fitting takes a share r off the error on
+    n samples and adds as much to that on others; on half as many it is 2 r, so that the ratio of the two is
+    ``(1 + 2 r) / (1 - r)`` and that of n samples ``(1 + r) / (1 - r)``.
+
+    Parameters
+    ----------
+    inputs, least, order
+        As for `confirmed_damping`.
+    """
+    damping, unseen = _confirmed(inputs, least, order)
+    whole = placed(inputs.gram, order.flip(1))
+    seen = _error(whole, whole, damping, _probes(inputs.gram))
+    return max(1.0, (2 * unseen / seen + 1) / 3) if unseen < math.inf and seen > 0 else 1.0
+
+
+def _confirmed(inputs: InputGram, least: float, order: Tensor) -> tuple[float, float]:
+    """The damping and the error that it leaves on the halves; infinite where there are none."""
     if inputs.half is None:
-        return least
+        return least, math.inf
     probes, backward = _probes(inputs.gram), order.flip(1)
     one, other = (placed(half.gram, backward) for half in (inputs.half, inputs.without(inputs.half)))
     best, best_error, damping = least, math.inf, least
@@ -54,7 +78,7 @@ def confirmed_damping(inputs: InputGram, least: float, order: Tensor) -> float:
         if error >= best_error:
             break
         best, best_error, damping = damping, error, damping * TIMES
-    return best
+    return best, best_error
 
 
 def _error(fitted: Tensor, judged: Tensor, damping: float, probes: Tensor) -> float:

@@ -218,10 +218,7 @@ def gptq_layer(weight: Tensor, inputs: InputGram, start: StoredLayer, settings: 
     """
     groups, fan_in = len(inputs.gram), weight.shape[1]
     grid = LayerGrid(start)
-    codes = grid.start()
-    order = torch.arange(fan_in, device=weight.device).expand(groups, -1)
-    if settings.order:
-        order = inputs.gram.diagonal(dim1=1, dim2=2).argsort(dim=1, descending=True, stable=True)
+    codes, order = grid.start(), column_order(inputs, settings)
     target = weight.float().view(groups, -1, fan_in)
     if inputs.cross is not None:
         target = aimed_weight(target, inputs)
@@ -233,6 +230,14 @@ def gptq_layer(weight: Tensor, inputs: InputGram, start: StoredLayer, settings: 
     _round_columns(grid, codes, _columns(target, order), factor, order)
     better = _row_error(grid.stored(codes), target, gram) < _row_error(start, target, gram)
     return grid.choose(grid.start(), codes, better[:, None].expand_as(weight))
+
+
+def column_order(inputs: InputGram, settings: Gptq) -> Tensor:
+    """In which columns are rounded, shape (groups, fan_in)."""
+    diagonal = inputs.gram.diagonal(dim1=1, dim2=2)
+    if settings.order:
+        return diagonal.argsort(dim=1, descending=True, stable=True)
+    return torch.arange(diagonal.shape[1], device=diagonal.device).expand_as(diagonal)
 
 
 def _columns(matrix: Tensor, order: Tensor) -> Tensor:

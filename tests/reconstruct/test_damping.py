@@ -8,7 +8,7 @@ from torch import Tensor
 
 from apportion.quantizer import Quantizer, parse_option
 from apportion.reconstruct import Gptq, InputGram, StoredLayer, StoredPart, gptq_layer
-from apportion.reconstruct.damping import confirmed_damping
+from apportion.reconstruct.damping import confirmed_damping, unseen_share
 
 FAN_IN = 48
 
@@ -69,3 +69,21 @@ def test_the_damping_is_the_best_of_gptq_on_other_samples(fan_in: int) -> None:
     assert made < error(nearest)
     assert made < 0.65 * at(0.01)
     assert made < 1.01 * min(at(damping) for damping in (0.01, 0.1, 1.0, 10.0))
+
+
+@pytest.mark.parametrize("count", [24, 48, 96, 400, 4000])
+def test_the_share_of_unseen_error_is_about_what_gptq_leaves_on_other_samples(count: int) -> None:
+    weight = torch.randn(256, FAN_IN, generator=torch.Generator().manual_seed(2))
+    rows = Quantizer().quantize(weight, parse_option("w4"))
+    nearest = StoredLayer("layer", (StoredPart(torch.arange(256), rows),))
+    own, fresh = drawn(count), drawn(20_000)
+    inputs = grams(own)
+    made = gptq_layer(weight, inputs, nearest, Gptq()).dequantize() - weight
+    on_own, on_others = ((made @ each.T).square().mean() for each in (own, fresh))
+    share = unseen_share(inputs, 0.01, by_diagonal(inputs))
+    assert 0.95 < share / float(on_others / on_own) < 1.15
+
+
+def test_without_a_half_errors_are_taken_as_seen() -> None:
+    whole = grams(drawn(20))
+    assert unseen_share(InputGram(whole.gram), 0.03, by_diagonal(whole)) == 1.0

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from apportion.allocator import LayerCut, Plan
-from apportion.network import Data, LayerCall, Network, StreamedTensors, capture, from_rows
+from apportion.network import Data, LayerCall, Network, StreamedTensors, capture, from_rows, rows
 from apportion.quantizer import Quantizer, parse_options
 from apportion.reconstruct import (
     AdaQuantOptions,
@@ -107,6 +107,25 @@ def test_scores_after_gptq_are_those_of_its_weights(network: Network, data: Data
     logs = reference.log_softmax(-1)
     loss = (logs.exp() * (logs - changed.log_softmax(-1))).sum(-1).mean()
     assert exact.layers[4].scores[1].loss == pytest.approx(float(loss), rel=1e-4)
+
+
+def test_for_scores_of_few_samples_the_classifier_is_off_by_more_and_convolutions_are_not(
+    network: Network, data: Data
+) -> None:
+    few = Data(data.inputs[:24], None, data.name)
+    options = parse_options("w2,w4")
+    fitted, unseen = (GptqOptions(network, few, Quantizer(), unseen=each) for each in (False, True))
+    shares = []
+    for layer in (network.layers[0], network.layers[-1]):
+        weight = rows(layer, network.weight(layer))[:, None]
+        own, other = (
+            made(layer, options, LayerCut(layer.channels, layer.fan_in)) for made in (fitted, unseen)
+        )
+        share = float((other - weight).norm() / (own - weight).norm())
+        torch.testing.assert_close(other - weight, share * (own - weight), rtol=1e-3, atol=1e-6)
+        shares.append(share)
+    assert 1 <= shares[0] < 1.02
+    assert shares[1] > 1.1
 
 
 def leaving(network: Network, data: Data, name: str) -> torch.Tensor:
