@@ -178,7 +178,7 @@ class Profile(_Document):
 
     Parameters
     ----------
-    version : 3
+    version : 4
     method : "fisher" or "exact"
     after : "nearest", "gptq", "adaquant" or "brecq"
         What made the options' weights that were scored.
@@ -216,7 +216,7 @@ class Profile(_Document):
         The values that layers read, where these have options too.
     """
 
-    version: Literal[3] = 3
+    version: Literal[4] = 4
     method: Literal["fisher", "exact"]
     after: After = "nearest"
     labels: Text | None = None
