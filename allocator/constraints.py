@@ -15,7 +15,15 @@ from ..documents import read_text, validate_document
 from ..errors import InputError
 from .layer_plan import Document, Text
 
-__all__ = ["AUTO", "Constraints", "ConstraintsFile", "converted", "match_layers", "read_constraints"]
+__all__ = [
+    "AUTO",
+    "Constraints",
+    "ConstraintsFile",
+    "converted",
+    "match_layers",
+    "read_constraints",
+    "read_rule",
+]
 
 AUTO = "auto"
 """The tie that stands for all layers that read the same input."""
@@ -87,18 +95,40 @@ class ConstraintsFile(Constraints):
 
 def converted(constraints: Constraints, convert: Callable[[str], str]) -> Constraints:
     """The constraints with every list of options converted; rules of which nothing is left are left out."""
-    forbid = {
-        pattern: tuple(filter(None, map(convert, texts))) for pattern, texts in constraints.forbid.items()
-    }
+
+    def each(kind: str, rules: Mapping[str, str]) -> dict[str, str]:
+        read = {
+            pattern: read_rule(f"{kind} {pattern}={text}", text, convert) for pattern, text in rules.items()
+        }
+        return {pattern: text for pattern, text in read.items() if text}
+
+    forbid = each("forbid", {pattern: ",".join(texts) for pattern, texts in constraints.forbid.items()})
     return constraints.model_copy(
         update={
-            "pin": {pattern: new for pattern, text in constraints.pin.items() if (new := convert(text))},
-            "forbid": {pattern: texts for pattern, texts in forbid.items() if texts},
-            "options": {
-                pattern: new for pattern, text in constraints.options.items() if (new := convert(text))
-            },
+            "pin": each("pin", constraints.pin),
+            "forbid": {pattern: tuple(text.split(",")) for pattern, text in forbid.items()},
+            "options": each("options", constraints.options),
         }
     )
+
+
+def read_rule(rule: str, text: str, read: Callable[[str], Entry]) -> Entry:
+    """What the options of a rule mean.
+
+    Parameters
+    ----------
+    rule : str
+        For the message, such as ``pin conv1=w8``.
+
+    Raises
+    ------
+    InputError
+        That of `read`, after the rule.
+    """
+    try:
+        return read(text)
+    except InputError as error:
+        raise InputError(f"{rule}: {error}") from error
 
 
 def read_constraints(path: Path) -> ConstraintsFile:

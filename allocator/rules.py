@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from .constraints import AUTO, Constraints, match_layers
+from .constraints import AUTO, Constraints, match_layers, read_rule
 
 __all__ = ["Rules", "expand_auto", "match_rules"]
 
@@ -131,14 +131,14 @@ def _masks(
         yield rule, pattern, _among(rule, [_one(rule, option, expand)], options)
     for pattern, texts in constraints.forbid.items():
         rule = f"forbid {pattern}={','.join(texts)}"
-        yield rule, pattern, ~_among(rule, expand(",".join(texts)), options)
+        yield rule, pattern, ~_among(rule, read_rule(rule, ",".join(texts), expand), options)
     for pattern, text in constraints.options.items():
         rule = f"options {pattern}={text}"
-        yield rule, pattern, _among(rule, expand(text), options)
+        yield rule, pattern, _among(rule, read_rule(rule, text, expand), options)
 
 
 def _one(rule: str, text: str, expand: Expand) -> str:
-    named = expand(text)
+    named = read_rule(rule, text, expand)
     if len(named) != 1:
         raise InputError(
             f"{rule}: a pin names one option, and this names {len(named)}; use options for several"
@@ -160,6 +160,11 @@ def _groups(constraints: Constraints, layers: Sequence[str]) -> tuple[tuple[int,
     """Ties that share a layer are one group."""
     group_of = list(range(len(layers)))
     for tie in constraints.tie:
+        if tie == AUTO:
+            raise InputError(
+                "tie auto means layers that read the same input, which are not known here; name the layers "
+                "to tie"
+            )
         patterns = (tie,) if isinstance(tie, str) else tie
         rule = f"tie {','.join(patterns)}"
         rows = {row for pattern in patterns for row in match_layers(pattern, layers, rule)}

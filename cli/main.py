@@ -18,6 +18,8 @@ __all__ = ["main"]
 OK, FAILED, BAD_INPUT = 0, 1, 2
 INTERRUPTED = 130
 """What typer returns in the place of a KeyboardInterrupt."""
+FILES = ("plan", "profile", "model", "data", "out")
+"""Options that name files, as far as a command has them."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -39,7 +41,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         return _complain(str(error), BAD_INPUT)
     except typer.TyperException as error:
         # How typer says that an argument is unknown, missing or out of range.
-        return _complain(error.format_message(), BAD_INPUT)
+        return _complain(f"{error.format_message()}{_hint(error)}", BAD_INPUT)
     except (MemoryError, torch.OutOfMemoryError):
         return _complain("out of memory; lower --memory or --samples", FAILED)
     except OSError as error:
@@ -52,6 +54,15 @@ def _run(arguments: Sequence[str] | None) -> int:
             "interrupted; what is complete is kept, and the same command goes on from it", FAILED
         )
     return code if isinstance(code, int) else OK
+
+
+def _hint(error: typer.TyperException) -> str:
+    """How a command takes its files, where one of them stands without its option."""
+    context = getattr(error, "ctx", None)
+    if context is None or "unexpected extra argument" not in error.format_message():
+        return ""
+    options = [f"--{each.name}" for each in context.command.params if each.name in FILES]
+    return f"; {context.command_path} takes files as {', '.join(options)}" if options else ""
 
 
 def _complain(message: str, code: int) -> int:

@@ -107,10 +107,12 @@ def making_of(
         # AdaRound is the granularity of layers.
         has = name is MethodName.BRECQ or (name is MethodName.ADAROUND and option != "granularity")
         if value is not None and name is not None and not has:
-            others = "brecq" if option == "granularity" else "brecq or adaround"
+            kind, others = "learned rounding", "brecq or adaround"
+            if option == "granularity":
+                kind, others = "rounding that is learned for several layers at once", "brecq"
             raise InputError(
-                f"--{option} {value} is for learned rounding, and --method {name} has none; give --method "
-                f"{others}, or leave it out"
+                f"--{option} {value} is for {kind}, and --method {name} has none; give --method {others}, or "
+                "leave it out"
             )
     return Making(name, choices, tuple(corrections or ()), seed, bytes_of(memory))
 

@@ -67,7 +67,11 @@ def test_ties_that_share_a_layer_are_one_group_with_the_options_of_all() -> None
             r"pin fc=w5: w5 is not among the options w2, w3, w4, w8 .* add it to --options",
         ),
         ({"pin": {"fc": "w2..4"}}, r"pin fc=w2\.\.4: a pin names one option, and this names 3"),
-        ({"pin": {"fc": "int8"}}, r"'int8' is not an option"),
+        ({"pin": {"fc": "int8"}}, r"pin fc=int8: 'int8' is not an option"),
+        ({"pin": {"fc": "w9"}}, r"pin fc=w9: option has 9 bits"),
+        ({"forbid": {"fc": ("w2", "w9")}}, r"forbid fc=w2,w9: option has 9 bits"),
+        ({"options": {"fc": "w9"}}, r"options fc=w9: option has 9 bits"),
+        ({"tie": ("auto",)}, r"tie auto means layers .* name the layers to tie"),
         ({"options": {"fc": "w5..7"}}, r"options fc=w5\.\.7: w5, w6, w7 is not among"),
         (
             {"pin": {"fc": "w8"}, "forbid": {"f*": ("w8",)}},

@@ -116,6 +116,8 @@ def test_an_edit_against_a_rule_is_refused_with_the_rule(allocate: Any, refused:
     [
         (("--pin", "stem"), "--pin is 'stem'; write it as --pin 'conv1=w8'"),
         (("--pin", "stem=w5"), "add it to --options"),
+        (("--pin", "stem=w9"), "pin stem=w9: option has 9 bits"),
+        (("--pin", "stem=w8a"), "pin stem=w8a: 'a' is not an activation option"),
         (("--pin", "stam=w4"), "'stam' matches no layer; the nearest are stem"),
         (("--pin", "stem=w4", "--pin", "stem=w8"), "--pin is given for 'stem' twice, w4 and w8"),
         (("--pin", "stem=w4", "--forbid", "*=w4"), "layer 'stem' has no option left"),
