@@ -13,7 +13,7 @@ from ..errors import InfeasibleError
 from .branch import Search, branch
 from .conflict import check_budgets, check_together, refuse
 from .dual import cut_to_prices
-from .multi import MultiProblem, tightened
+from .multi import MultiProblem, cost_ranges, tightened
 from .repair import repaired, rounded, spend, swapped
 from .residue import Relaxation, Residue, excess_of, residue_at, sift
 from .solution import Certificate, MultiSolution, Status
@@ -74,7 +74,17 @@ def solve_multi(problem: MultiProblem, *, time_limit_s: float | None = None) -> 
         raise RuntimeError(f"a choice of costs {costs} left the solver at budgets of {problem.budgets}")
     excess, rounding = excess_of(tight, relaxation.priced, choice)
     gap = max(excess - found.least_excess, 0.0) + rounding
-    prices = dict(zip(problem.budget_names, relaxation.priced.prices.tolist(), strict=True))
+    # Of a budget that nothing exceeds any price is right where all costs are the same.
+    prices = {
+        name: 0.0 if budget >= span.greatest else price
+        for name, budget, span, price in zip(
+            problem.budget_names,
+            problem.budgets,
+            cost_ranges(problem),
+            relaxation.priced.prices.tolist(),
+            strict=True,
+        )
+    }
     certificate = Certificate.from_gap(problem.loss_of(choice), gap, found.status, SOLVER, prices)
     return MultiSolution(choice, certificate.objective, tuple(costs.tolist()), certificate)
 

@@ -22,7 +22,7 @@ from ..allocator import (
 )
 from ..errors import InputError
 from ..quantizer import channel_code_bits
-from .facts import LayerFacts, facts_of_profile, refuse_tensor_steps, rules_of
+from .facts import LayerFacts, allowed_options, facts_of_profile, refuse_tensor_steps, rules_of
 from .profile import Profile, ProfileArrays
 from .units import UnitRows
 
@@ -188,7 +188,7 @@ def pose_facts(
         See `pose`.
     """
     rules = rules_of(facts, options, constraints)
-    tables = tuple(table.restricted(_needed(facts, options, rules)) for table in tables)
+    tables = tuple(table.restricted(allowed_options(facts, options, rules.allowed)) for table in tables)
     strips = [layer.cut.strips for layer in facts]
     costs = [WholeCosts.of(table, [layer.name for layer in facts], options, strips) for table in tables]
     starts = np.concatenate([[0], np.cumsum(strips)]).astype(np.intp)
@@ -282,13 +282,6 @@ def _is_one_unit(layer: LayerFacts, unit: Unit, allowed: NDArray[np.bool_]) -> b
     """One tile or strip is the whole layer, and needs no code that names its option; nor does one option."""
     alone = unit.kind == "layer" or (unit.kind == "inputs" and not layer.cut.inputs)
     return alone or layer.cut.strips <= unit.tile or int(allowed.sum()) == 1
-
-
-def _needed(facts: Sequence[LayerFacts], options: Sequence[str], rules: Rules) -> dict[str, list[str]]:
-    return {
-        layer.name: [options[column] for column in np.flatnonzero(rules.allowed[row]).tolist()]
-        for row, layer in enumerate(facts)
-    }
 
 
 def _total(loss: NDArray[np.float64] | None, rows: list[int], options: int) -> NDArray[np.float64]:

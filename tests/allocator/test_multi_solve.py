@@ -260,3 +260,11 @@ def test_a_search_out_of_nodes_is_not_called_optimal(monkeypatch: pytest.MonkeyP
 def test_a_time_limit_is_above_zero(seconds: float) -> None:
     with pytest.raises(InputError, match=r"time limit is .* give more than 0 s"):
         solve_multi_function(hard(), time_limit_s=seconds)
+
+
+def test_a_budget_that_nothing_exceeds_has_no_price() -> None:
+    loss = np.array([[4.0, 1.0], [3.0, 1.0]])
+    costs = np.array([[[1, 2], [1, 2]], [[5, 5], [5, 5]]])
+    prices = solve_multi(MultiProblem(loss, costs, (3, 40), ("size", "macs"))).certificate.shadow_prices
+    assert prices["macs"] == 0
+    assert prices["size"] > 0
