@@ -82,7 +82,7 @@ from .score_arguments import (
 from .scoring import scoring_of
 from .stages import Job
 from .steps import finalize, profile, solve
-from .tables import plan_lines, plan_table, quality_table
+from .tables import float_lines, plan_lines, plan_table, quality_table
 
 __all__ = ["app"]
 
@@ -272,7 +272,7 @@ def allocate(
         return
     reporter.result(plan_table(plan))
     reporter.result(quality_table(plan, uniform.plan if uniform else None, uniform_quality))
-    for line in plan_lines(plan):
+    for line in [*float_lines(inputs.network), *plan_lines(plan)]:
         reporter.result(line)
     stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in job.seconds.items())
     profiles = [folder.profile(found.after).name for found, _ in scored]

@@ -73,7 +73,7 @@ from .score_arguments import (
 )
 from .scoring import scoring_of
 from .stages import Job
-from .tables import activation_table, profile_table
+from .tables import activation_table, float_lines, profile_table
 from .until_stable import check_until_stable, stable_profile
 
 __all__ = ["finalize", "profile", "solve"]
@@ -135,6 +135,8 @@ def profile(
         typer.echo(found.model_dump_json(exclude_none=True))
     else:
         reporter.result(profile_table(found))
+        for line in float_lines(inputs.network):
+            reporter.result(line)
         if found.activations is not None:
             reporter.result(activation_table(found.activations))
 

@@ -19,11 +19,13 @@ from ..allocator import (
     parse_unit,
     spendings,
 )
+from ..network import Network
 from ..reconstruct import PRESETS, MethodName, PresetName
 from ..sensitivity import ActivationProfile, Profile, certifies_activations
 
 __all__ = [
     "activation_table",
+    "float_lines",
     "plan_lines",
     "plan_table",
     "profile_table",
@@ -34,6 +36,9 @@ __all__ = [
 
 
 MOST_NAMED = 12
+FEW_NAMED = 3
+LEAST_SHARE = 0.01
+"""Of all matrices and filters: fewer that stay float are not worth a line."""
 
 
 def plan_table(plan: Plan) -> Table:
@@ -257,6 +262,19 @@ def unused_line(profile: Profile) -> str:
         f"no calibration sample reaches {named}{more}: they are scored as if used about once; give more "
         "samples to know"
     )
+
+
+def float_lines(network: Network) -> list[str]:
+    """What is no layer and stays float, the largest first, in one line or, where it is little, none."""
+    sizes = {name: network.outlines[name].numel() for name in network.skipped}
+    count = sum(sizes.values())
+    share = count / (count + sum(layer.channels * layer.fan_in for layer in network.layers))
+    if share < LEAST_SHARE:
+        return []
+    largest = sorted(sizes, key=sizes.__getitem__, reverse=True)[:FEW_NAMED]
+    named = [f"{name} ({network.skipped[name]})" for name in largest]
+    more = ", ..." if len(sizes) > FEW_NAMED else ""
+    return [f"stay float: {count:,} numbers, {share:.0%}: {', '.join(named)}{more}"]
 
 
 def samples_of(measured: Measured) -> str:

@@ -76,6 +76,11 @@ def overflowing():
 
 def not_a_module():
     return 7
+
+
+def growing():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.ConvTranspose2d(1, 4, 3), nn.Flatten(), nn.Linear(400, 5))
 """
 
 

@@ -42,6 +42,19 @@ def test_the_written_network_is_as_accurate_as_its_plan_says(finished: Path) -> 
     assert right.double().mean().item() == measured.accuracy
 
 
+def test_what_stays_float_is_said_where_it_is_not_little(
+    allocate: Any, nets: Path, save_inputs: Any, tmp_path: Path
+) -> None:
+    model = ("--model", f"{nets}:growing", "--data", save_inputs(), "--options", "w4,w8", "--out", tmp_path)
+    for command in (("profile",), ("--budget", "6b", "--method", "nearest")):
+        outcome = allocate(*command, *model)
+        assert outcome.code == 0, outcome
+        said = " ".join(outcome.out.split())
+        assert (
+            "stay float: 36 numbers, 2%: 0.weight (read by aten.conv_transpose2d.input" in said
+        )
+
+
 def test_json_is_one_object_and_all_there_is_on_standard_output(
     allocate: Any, fast: tuple[str, ...], profiled: Path
 ) -> None:
