@@ -50,9 +50,7 @@ def test_what_stays_float_is_said_where_it_is_not_little(
         outcome = allocate(*command, *model)
         assert outcome.code == 0, outcome
         said = " ".join(outcome.out.split())
-        assert (
-            "stay float: 36 numbers, 2%: 0.weight (read by aten.conv_transpose2d.input" in said
-        )
+        assert "stay float: 36 numbers, 2%: 0.weight (read by aten.conv_transpose2d.input" in said
 
 
 def test_json_is_one_object_and_all_there_is_on_standard_output(
