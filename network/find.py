@@ -62,6 +62,8 @@ _PATTERNS = {
     aten.conv1d.padding: _CONVOLUTION,
     aten.conv2d.default: _CONVOLUTION,
     aten.conv2d.padding: _CONVOLUTION,
+    aten.conv3d.default: _CONVOLUTION,
+    aten.conv3d.padding: _CONVOLUTION,
     aten.convolution.default: _CONVOLUTION,
     aten.linear.default: _Pattern("linear", 0, 1, 2),
     aten.addmm.default: _Pattern("linear", 1, 2, 0, transposed=True),
@@ -135,7 +137,7 @@ def _use(node: fx.Node, tensors: Mapping[str, Tensor]) -> _Use | None:
     if not isinstance(source, fx.Node) or source.op == "get_attr":
         return None
     stored = tensors[str(weight.target)]
-    if not stored.is_floating_point() or stored.ndim not in ((3, 4) if pattern.kind == "conv" else (2,)):
+    if not stored.is_floating_point() or stored.ndim not in ((3, 4, 5) if pattern.kind == "conv" else (2,)):
         return None
     if node.target is aten.convolution.default and node.args[6]:
         return None

@@ -16,7 +16,16 @@ from apportion.errors import InputError
 from apportion.export import PROGRAM, WEIGHTS, load, save_network
 from apportion.network import Data, Network, capture
 from apportion.quantizer import parse_options
-from apportion.reconstruct import correct_biases, finalize_nearest
+from apportion.reconstruct import (
+    AdaQuant,
+    Gptq,
+    LearnedRounding,
+    Learning,
+    Method,
+    correct_biases,
+    finalize_nearest,
+    measure_finalized,
+)
 from apportion.sensitivity import measure_profile, solve_plan
 
 
@@ -25,6 +34,45 @@ def saved(network: Network, plan: Plan, tmp_path: Path) -> Path:
     folder = tmp_path / "run"
     save_network(folder, network, plan, finalize_nearest(network, plan))
     return folder
+
+
+class Volumes(nn.Module):
+    """Convolutions over three axes: plain, strided in groups, and depthwise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.plain = nn.Conv3d(1, 8, 3, padding=1)
+        self.strided = nn.Conv3d(8, 16, (1, 3, 2), stride=(1, 2, 1), padding=(0, 1, 0), groups=2)
+        self.depthwise = nn.Conv3d(16, 16, 3, padding="same", groups=16, dilation=(1, 2, 1))
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.depthwise(self.strided(self.plain(x).relu()).relu()).relu()
+        return 3 * self.head(x.amax((2, 3, 4)))
+
+
+@pytest.mark.parametrize(
+    "method",
+    [Gptq(), AdaQuant(), LearnedRounding(learning=Learning(iterations=100, batch=16))],
+    ids=["gptq", "adaquant", "brecq"],
+)
+def test_convolutions_of_volumes_are_scored_rounded_and_exported(method: Method, tmp_path: Path) -> None:
+    inputs = torch.randn(32, 1, 5, 6, 6, generator=torch.Generator().manual_seed(0))
+    volumes = Data(inputs, None, "volumes")
+    network = capture(Volumes().eval(), inputs)
+    assert [layer.name for layer in network.layers] == ["plain", "strided", "depthwise", "head"]
+    profile, arrays = measure_profile(network, volumes, parse_options("w2..4"))
+    plan = solve_plan(profile, arrays, "4b", "channel")
+    finalized = method.finalize(network, plan, volumes)
+    loss = measure_finalized(network, finalized, volumes).loss
+    assert loss < measure_finalized(network, finalize_nearest(network, plan), volumes).loss
+    save_network(tmp_path, network, plan, finalized)
+    with torch.inference_mode():
+        expected = network.run(inputs, tensors=finalized.tensors(network))
+        assert torch.equal(load(tmp_path).run(inputs), expected)
+    # Refused if onnxruntime computed something else.
+    apportion.export_onnx(tmp_path, tmp_path / "net.onnx")
 
 
 def test_a_loaded_network_computes_exactly_what_the_finalized_one_does(

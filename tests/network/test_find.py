@@ -57,22 +57,22 @@ def test_a_call_has_the_geometry_of_its_convolution(mixed_network: Network, imag
 
 
 @given(
-    rank=st.integers(1, 2),
+    rank=st.integers(1, 3),
     kernel=st.integers(1, 4),
     stride=st.integers(1, 3),
     padding=st.sampled_from([0, 1, 2, "valid", "same"]),
     dilation=st.integers(1, 2),
     groups=st.sampled_from([1, 2]),
 )
-@settings(max_examples=12, derandomize=True, deadline=None)
+@settings(max_examples=16, derandomize=True, deadline=None)
 def test_a_convolution_of_explicitly_padded_input_with_the_calls_geometry_gives_its_output(
     rank: int, kernel: int, stride: int, padding: int | str, dilation: int, groups: int
 ) -> None:
-    convolution = (nn.Conv1d, nn.Conv2d)[rank - 1]
-    plain = (F.conv1d, F.conv2d)[rank - 1]
+    convolution = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[rank - 1]
+    plain = (F.conv1d, F.conv2d, F.conv3d)[rank - 1]
     stride = 1 if padding == "same" else stride
     layer = convolution(4, 6, kernel, stride, padding, dilation, groups)  # type: ignore[arg-type]
-    x = torch.randn(2, 4, *(9, 10)[:rank])
+    x = torch.randn(2, 4, *(9, 10, 8)[:rank])
     network = capture(nn.Sequential(layer, nn.Flatten()).eval(), x)
 
     def compare(call: LayerCall, source: Tensor, result: Tensor) -> Tensor:
