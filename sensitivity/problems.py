@@ -23,6 +23,7 @@ from ..allocator import (
 from ..errors import InputError
 from ..quantizer import channel_code_bits
 from .facts import LayerFacts, allowed_options, facts_of_profile, refuse_tensor_steps, rules_of
+from .pooled import pooled_scores
 from .profile import Profile, ProfileArrays
 from .units import UnitRows
 
@@ -160,7 +161,7 @@ def pose(
         constraints or Constraints(),
         tables,
         layer_scores(profile),
-        None if arrays is None else arrays.channel_loss.numpy(),
+        None if arrays is None else pooled_scores(profile, arrays),
         plain,
     )
     return replace(posed, problem=replace(posed.problem, budget=budget_bits))

@@ -37,6 +37,7 @@ from ..quantizer import parse_option, stored_bits
 from .facts import facts_of_profile, resolve
 from .feasible import Ledger, limits_of, read_budgets, tables_for, under_limits
 from .measure import tool_versions
+from .pooled import pooled_scores
 from .problems import Posed, layer_scores, pose
 from .profile import Profile, ProfileArrays
 
@@ -362,12 +363,12 @@ def _predicted_losses(
 ) -> list[float]:
     """Loss that the scores predict for every layer: its own score, or the sum of its strips' scores."""
     scores, start, losses = layer_scores(profile), 0, []
+    strips = None if arrays is None or whole is None or all(whole) else pooled_scores(profile, arrays)
     for row, options in enumerate(assigned):
         columns = [profile.options.index(option) for option in options]
-        if arrays is None or whole is None or whole[row]:
+        if strips is None or whole is None or whole[row]:
             losses.append(float(scores[row, columns[0]]))
         else:
-            strips = arrays.channel_loss[start : start + len(options)]
-            losses.append(float(strips[range(len(options)), columns].sum()))
+            losses.append(float(strips[range(start, start + len(options)), columns].sum()))
         start += len(options)
     return losses
