@@ -24,10 +24,11 @@ def pooled_scores(profile: Profile, arrays: ProfileArrays) -> NDArray[np.float64
 
         mean + (1 - noise / variance) (score - mean),
 
-    with the mean and the variance over strips, and the mean of their squared standard errors as the noise;
-    the share is averaged over options, and at most 1. Whole layers keep their sums. It matters where a strip
-    matters for few inputs: of 1,000 classes 128 images tell nothing apart, and by their own scores the
-    classes that none of them shows would do with 2 bits.
+    with the mean and the variance over strips, and as the noise the mean of their squared standard errors
+    without the part in which all rise and fall with the layer's; the share is averaged over options, and at
+    most 1. Whole layers keep their sums. It matters where a strip matters for few inputs: of 1,000 classes
+    128 images tell nothing apart, and by their own scores the classes that none of them shows would do with
+    2 bits.
 
     References
     ----------
@@ -37,15 +38,26 @@ def pooled_scores(profile: Profile, arrays: ProfileArrays) -> NDArray[np.float64
     loss, error = arrays.channel_loss.numpy().copy(), arrays.channel_error.numpy()
     # What no sample reached is estimated from elsewhere, and its error says nothing of differences.
     noise = np.where(error == FLOOR_ERROR * loss, 0.0, error) ** 2
+    shared = _relative_errors(profile, arrays) ** 2
     starts = np.cumsum([0, *(layer.strips for layer in profile.layers)])
-    for begin, end in pairwise(starts):
+    for row, (begin, end) in enumerate(pairwise(starts)):
         own = loss[begin:end]
         if len(own) == 1:
             continue
         mean, variance = own.mean(axis=0), own.var(axis=0, ddof=1)
         differs = variance > 0
-        shares = noise[begin:end].mean(axis=0)[differs] / variance[differs]
+        apart = (noise[begin:end] - shared[row] * own**2).clip(min=0.0).mean(axis=0)
+        shares = apart[differs] / variance[differs]
         share = min(1.0, float(shares.mean())) if len(shares) else 0.0
         if share > MOSTLY_NOISE:
             loss[begin:end] = mean + (1 - share) * (own - mean)
     return loss
+
+
+def _relative_errors(profile: Profile, arrays: ProfileArrays) -> NDArray[np.float64]:
+    """Standard error of every layer's loss over the loss, (layers, options); 0 where there is none."""
+    losses = arrays.projections.double().square().sum(1).numpy() / 2
+    mean, variance = losses.mean(axis=0), losses.var(axis=0)
+    error = np.sqrt(variance / max(1, profile.samples - 1))
+    relative: NDArray[np.float64] = np.divide(error, mean, out=np.zeros_like(mean), where=mean > 0)
+    return relative
