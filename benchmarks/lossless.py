@@ -89,7 +89,8 @@ def _least(
         return solve_plan(profile, arrays, average_budget(bits, profile.weight_count), unit)
 
     began = time.perf_counter()
-    way = Way(lower_frontier(pose(profile, arrays, unit).problem), solved)
+    posed = pose(profile, arrays, unit)
+    way = Way(lower_frontier(posed.problem), posed.least_bits, solved)
     try:
         found = find_least(
             subject.network,

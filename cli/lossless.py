@@ -122,7 +122,8 @@ def least_plan(
                 time_limit_s=time_limit_s,
             )
 
-        return Way(lower_frontier(pose(profile, arrays, unit, constraints=rules).problem), solved)
+        posed = pose(profile, arrays, unit, constraints=rules)
+        return Way(lower_frontier(posed.problem), posed.least_bits, solved)
 
     alike = uniform_plans(profile, rules).values()
 

@@ -214,7 +214,7 @@ class _LastPoint:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Codes with the last point rounded down and up, one of them `codes`, and where `values` lie between.
 
-        `sums` makes no difference without a table of them.
+        `sums` makes no difference where the earlier points have too many codes to try.
         """
         step = self.steps_at(columns)[-1]
         # From the stored value to the weight, in steps of the last point.

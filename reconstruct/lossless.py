@@ -28,16 +28,23 @@ class Way:
     ----------
     frontier : Frontier
         Predicted loss over the bits of the quantized weights.
+    least : int
+        Bits that some plan takes, at the least; the frontier may begin above it.
     solve : callable
         From such bits to the plan within them.
     """
 
     frontier: Frontier
+    least: int
     solve: Callable[[int], Plan]
 
     def reaches(self, bits: int) -> bool:
         """Whether some plan takes so few bits."""
-        return bits >= int(self.frontier.cost[0])
+        return bits >= self.least
+
+    def bound(self, bits: int) -> float:
+        """Predicted loss at so many bits."""
+        return self.frontier.bound(max(bits, int(self.frontier.cost[0])))
 
 
 def find_least(
@@ -84,8 +91,8 @@ def find_least(
     greatest = int(way.frontier.cost[-1])
     found = least_within(
         lambda bits: trials.attempt(bits, way.solve(bits)),
-        way.frontier.bound,
-        least=int(way.frontier.cost[0]),
+        way.bound,
+        least=way.least,
         greatest=greatest,
         limit=tolerance.value,
         first_loss=tolerance.first_guess(),
@@ -178,7 +185,7 @@ def _best_way(ways: Sequence[Way], tolerance: Tolerance, trials: _Trials) -> Way
     if len(ways) == 1:
         return ways[0]
     ends = ways[0].frontier.cost
-    bits = budget_of(ways[0].frontier.bound, tolerance.first_guess(), int(ends[0]), int(ends[-1]))
+    bits = budget_of(ways[0].bound, tolerance.first_guess(), ways[0].least, int(ends[-1]))
     reaching = [way for way in ways if way.reaches(bits)]
     first = [(trials.attempt(bits, way.solve(bits)).item, way) for way in reaching]
     _, best = min(first, key=lambda tried: math.inf if tried[0] is None else tried[0].loss)

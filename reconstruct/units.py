@@ -90,7 +90,7 @@ def unit_data(
     leaving = streams.store.compute(count, target)
     importance = _fisher(streams, exit_, leaving, seed) if fisher else None
     if importance is None:
-        importance = _levels(leaving, layers[-1])
+        importance = _levels(leaving, _channel_axis(network, exit_, layers))
     return region, UnitData(quantized, floating, leaving, importance, inputs)
 
 
@@ -127,20 +127,37 @@ def _after_pointwise(network: Network, name: str) -> str:
     return str(node.name)
 
 
-def _levels(leaving: Activations, last: Layer) -> Activations | None:
-    """Weights of the positions of what leaves a unit, see `level_weights`, for each in place of its channels.
+def _levels(leaving: Activations, channels: int | None) -> Activations | None:
+    """Weights of the positions of what leaves a unit, see `level_weights`, one in place of all channels.
 
-    Channels are where the last layer has them, or on the last axis.
+    None where it is not known which axis these are on.
     """
     values = leaving.values
-    if values.ndim == 1:
+    if channels is None or values.ndim < 2:
         return None
-    has_maps = last.kind == "conv" and values.ndim - leaving.folded == len(last.shape)
-    channels = 1 - len(last.shape) if has_maps else -1
     parts = torch.split(values, ACTIVATION_BATCH)
     energy = torch.cat([part.float().square().sum(channels, keepdim=True) for part in parts])
     weights = level_weights(energy.flatten())
     return None if weights is None else Activations(weights.view_as(energy), leaving.folded)
+
+
+def _channel_axis(network: Network, exit_: str, layers: Sequence[Layer]) -> int | None:
+    """Axis, from the end, of the channels at a unit's exit.
+
+    That of a layer from whose output pointwise operations lead there; None where none do, as behind a
+    permutation.
+    """
+    own = {node: layer for layer in layers for node in layer.products}
+    waiting, seen = [node for node in network.graph.nodes if node.name == exit_], set()
+    while waiting:
+        node = waiting.pop()
+        if node.name in own:
+            layer = own[node.name]
+            return 1 - len(layer.shape) if layer.kind == "conv" else -1
+        seen.add(node)
+        if is_pointwise(node):
+            waiting.extend(source for source in node.all_input_nodes if source not in seen)
+    return None
 
 
 def _fisher(streams: Streams, exit_: str, leaving: Activations, seed: int) -> Activations | None:

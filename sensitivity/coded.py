@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -36,8 +36,6 @@ __all__ = ["solve_coded", "solve_coded_joint"]
 MOST_SOLVED = 16
 """Combinations of alternatives that are solved before the bound of the others must do."""
 JOINT_ROUNDS = 3
-ROUNDING = 1e-12
-"""Of the magnitudes of the losses: a gap that is no more comes from their sums alone."""
 
 
 def solve_coded(task: Task, time_limit_s: float | None = None) -> tuple[Task, MultiSolution]:
@@ -59,7 +57,7 @@ def solve_coded(task: Task, time_limit_s: float | None = None) -> tuple[Task, Mu
         return task, solve_multi(task.problem, time_limit_s=time_limit_s)
     solver = _Solver(task, _Clock(time_limit_s))
     rows = np.array(task.posed.coded)
-    found = solver.solved(frozenset()) or solver.solved(frozenset(rows.tolist()))
+    found = _first(solver, rows.tolist())
     if found is None:
         return task, solve_multi(task.problem)
     prices = np.array(list(found[1].certificate.shadow_prices.values()))
@@ -75,8 +73,8 @@ def solve_coded(task: Task, time_limit_s: float | None = None) -> tuple[Task, Mu
             break
         solver.solved(plain ^ frozenset(rows[list(flipped)].tolist()))
     at, solution = solver.best
-    bounds = [each[1].certificate.bound for each in solver.known.values() if each is not None]
-    return at, _bounded(at, solution, min(open_bound, *bounds))
+    unproven = (each.bound for each in solver.certificates if each.status is not Status.OPTIMAL)
+    return at, _bounded(at, solution, min([open_bound, *unproven]))
 
 
 def solve_coded_joint(task: Task, time_limit_s: float | None = None) -> tuple[Task, MultiSolution]:
@@ -186,6 +184,11 @@ class _Solver:
         return min(found, key=lambda each: each[1].certificate.objective)
 
     @property
+    def certificates(self) -> list[Certificate]:
+        """Those of all solutions."""
+        return [each[1].certificate for each in self.known.values() if each is not None]
+
+    @property
     def is_done(self) -> bool:
         """Whether no more are to be solved."""
         return self.clock.is_late or len(self.known) >= MOST_SOLVED
@@ -207,15 +210,24 @@ def _subsets(weights: NDArray[np.float64]) -> Iterator[tuple[float, tuple[int, .
 
 
 def _bounded(task: Task, solution: MultiSolution, bound: float) -> MultiSolution:
-    """The solution with a certificate of this bound, where its own has a higher one."""
+    """The solution with a certificate of this bound of what was left open, where its own has a higher one."""
     own = solution.certificate
     if bound >= own.bound:
         return solution
+    status = Status.SEARCH_LIMIT if own.status is Status.OPTIMAL else own.status
     losses, gap = task.problem.loss_of(solution.choice), own.objective - bound
-    is_open = own.status is Status.OPTIMAL and gap > ROUNDING * float(np.abs(losses).sum())
-    status = Status.SEARCH_LIMIT if is_open else own.status
     certificate = Certificate.from_gap(losses, gap, status, own.solver, own.shadow_prices)
     return MultiSolution(solution.choice, solution.loss, solution.costs, certificate)
+
+
+def _first(solver: _Solver, rows: Sequence[int]) -> tuple[Task, MultiSolution] | None:
+    """A solution where no layer has one option, or all have, or one has, or all but one have."""
+    found = solver.solved(frozenset()) or solver.solved(frozenset(rows))
+    for row in rows:
+        if found is not None or solver.is_done:
+            break
+        found = solver.solved(frozenset([row])) or solver.solved(frozenset(rows) - {row})
+    return found
 
 
 def _alike(task: Task, choice: NDArray[np.intp]) -> frozenset[int]:

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..allocator import average_budget, cost_range, solve_multi
+from ..allocator import MultiSolution, average_budget, cost_range
 from ..network import Data, Network
 from ..quantizer import Option, Quantizer
+from .coded import solve_coded
 from .fisher import FisherScores, FisherSettings, score_fisher
 from .measure import check_cut, make_profile, profile_fingerprint
 from .merge import merge_scores
@@ -40,7 +41,7 @@ class _Planned:
     @classmethod
     def of(cls, profile: Profile, arrays: ProfileArrays, budgets: Sequence[str], unit: str) -> _Planned:
         tasks = tuple(pose_task(profile, arrays, budget, unit) for budget in budgets)
-        return cls(tasks, tuple(solve_multi(task.problem).choice for task in tasks))
+        return cls(tasks, tuple(_strips(*solve_coded(task)) for task in tasks))
 
     def against(self, before: _Planned, samples: int) -> StabilityRound:
         """What the new samples changed."""
@@ -168,9 +169,15 @@ def _scores_of(profile: Profile, arrays: ProfileArrays) -> FisherScores:
 
 
 def _spread_budgets(profile: Profile, arrays: ProfileArrays, unit: str) -> tuple[str, ...]:
-    least, greatest = cost_range(pose(profile, arrays, unit).problem)
+    posed = pose(profile, arrays, unit)
+    least, greatest = posed.least_bits, cost_range(posed.problem).greatest
     bits = (least + int(share * (greatest - least)) for share in DEFAULT_BUDGETS)
     return tuple(average_budget(each, profile.weight_count) for each in bits)
+
+
+def _strips(task: Task, solution: MultiSolution) -> NDArray[np.intp]:
+    """Option of every strip."""
+    return solution.choice[task.posed.member]
 
 
 def _compare(task: Task, old: NDArray[np.intp], new: NDArray[np.intp]) -> tuple[float, float]:
@@ -178,7 +185,7 @@ def _compare(task: Task, old: NDArray[np.intp], new: NDArray[np.intp]) -> tuple[
     posed = task.posed
     counts = np.diff(posed.starts)
     weights = np.repeat([layer.channels * layer.fan_in for layer in task.profile.layers] / counts, counts)
-    same = old[posed.member] == new[posed.member]
-    best = float(task.problem.loss_of(new).sum())
-    excess = float(task.problem.loss_of(old).sum()) - best
+    same = old == new
+    best, former = (float(task.problem.loss_of(task.choice_of_strips(each)).sum()) for each in (new, old))
+    excess = former - best
     return float(weights[same].sum() / weights.sum()), max(0.0, excess / best) if best > 0 else 0.0

@@ -130,7 +130,9 @@ class Task:
         """
         solved = solve_multi(self.problem, time_limit_s=time_limit_s).certificate
         losses, prices = self.problem.loss_of(choice), np.array(list(solved.shadow_prices.values()))
-        bound = min(solved.bound, self.savings.bound(self.problem, prices))
+        # Other plans may have other layers of one option.
+        free = self.with_plain(frozenset()) if self.plain else self
+        bound = min(solved.bound, free.savings.best_bound(free.problem, prices)[1])
         gap = max(float(losses.sum()) - bound, 0.0)
         certificate = Certificate.from_gap(
             losses, gap, Status.MEASURED, "measured moves", solved.shadow_prices

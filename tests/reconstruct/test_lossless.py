@@ -38,7 +38,8 @@ def way(profile: Scored) -> Way:
     def solved(bits: int) -> Plan:
         return solve_plan(scores, arrays, average_budget(bits, scores.weight_count), "layer")
 
-    return Way(lower_frontier(pose(scores, arrays, "layer").problem), solved)
+    posed = pose(scores, arrays, "layer")
+    return Way(lower_frontier(posed.problem), posed.least_bits, solved)
 
 
 def bits_of(plan: Plan) -> int:
@@ -106,7 +107,7 @@ def test_of_several_ways_the_one_that_measures_better_goes_on(
     network: Network, data: Data, way: Way, profile: Scored, finalize: Callable[[Plan], Finalized]
 ) -> None:
     eight = uniform_plans(profile[0])["w8"]
-    wasteful = Way(way.frontier, lambda bits: way.solve(int(way.frontier.cost[0])))
+    wasteful = Way(way.frontier, way.least, lambda bits: way.solve(int(way.frontier.cost[0])))
     for ways in ([wasteful, way], [way, wasteful]):
         found = find_least(network, data, parse_tolerance("0.01kl"), ways, finalize)
         assert found.quality.loss <= 0.01
@@ -122,7 +123,7 @@ def test_a_smaller_uniform_plan_within_the_limit_takes_the_place_of_what_was_fou
         network,
         data,
         parse_tolerance("0.5kl"),
-        [Way(way.frontier, lambda bits: eight)],
+        [Way(way.frontier, way.least, lambda bits: eight)],
         finalize,
         uniform=lambda bits: four if bits > bits_of(four) else None,
     )

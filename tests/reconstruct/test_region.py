@@ -205,3 +205,31 @@ def test_a_position_a_hundred_times_the_others_counts_as_three_of_them() -> None
             ordinary = energy.flatten().kthvalue(round(0.9 * energy.numel())).values
             torch.testing.assert_close(weights, (3 * ordinary / energy).clamp(max=1.0))
             assert float(weights.squeeze()[:, 0].mean()) < 0.1
+
+
+class Permuted(nn.Module):
+    """Tokens multiplied with their channels last, and put first again, as in ConvNeXt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.narrow, self.head = nn.Linear(8, 16), nn.Linear(16, 8), nn.Linear(8, 3)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        inner = self.narrow(self.wide(maps.permute(0, 2, 3, 1)).relu()).permute(0, 3, 1, 2)
+        out: Tensor = self.head((maps + inner).mean((2, 3)))
+        return out
+
+
+def test_positions_count_alike_where_the_channels_are_on_an_unknown_axis() -> None:
+    torch.manual_seed(0)
+    images = torch.randn(32, 8, 6, 6)
+    images[:, 3] *= 100
+    data = Data(images, None, "a loud channel")
+    network = capture(Permuted().eval(), images[:2])
+    block = walkable_blocks(network, data)[0]
+    assert [layer.name for layer in block.layers] == ["wide", "narrow"]
+    with ActivationStore(2**30) as store:
+        streams = Streams(network, data, store, with_float=True)
+        streams.advance(block.entry)
+        _, unit = unit_data(streams, block, block.layers, fisher=False, seed=0)
+        assert unit.importance is None

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from apportion.allocator import Status, average_budget, pareto_curve
+from apportion.allocator import CostTable, Status, average_budget, pareto_curve
 from apportion.errors import InfeasibleError
 from apportion.network import Data, capture
 from apportion.quantizer import parse_options, stored_bits
@@ -115,3 +115,24 @@ def test_no_plan_is_below_the_bound_of_the_curve(small: Small) -> None:
     # Without what layers of one option save, some are.
     unaware = pareto_curve(posed.problem)
     assert (unaware.bound_loss > least * (1 + ROUNDING)).any()
+
+
+def test_budgets_that_only_some_layers_of_one_option_meet_are_met(small: Small) -> None:
+    table = CostTable("lat", {"0": {"w2": 7.0, "w4": 6.0, "w7": 5.0}, "2": {"w2": 3.0, "w4": 3.0, "w7": 1.0}})
+    plan = solve_plan(
+        small.profile, small.arrays, ["5.0910b", "lat=9.750"], "channel", tables=[table],
+        objective=Objective.ADDITIVE,
+    )  # fmt: skip
+    assert [layer.option is None for layer in plan.layers].count(False) == 1
+
+
+def test_two_budgets_are_proven_though_combinations_tie(small: Small) -> None:
+    states = []
+    for bits in budgets_of(small)[2:-2]:
+        budget = average_budget(bits, small.profile.weight_count)
+        plan = solve_plan(
+            small.profile, small.arrays, [budget, "67B"], "channel", objective=Objective.ADDITIVE
+        )
+        assert plan.certificate is not None
+        states.append(plan.certificate.status)
+    assert set(states) == {Status.OPTIMAL}
