@@ -21,7 +21,7 @@ from ..allocator import (
     parse_unit,
 )
 from ..errors import InputError
-from ..quantizer import option_names, parse_option, stored_bits, weight_part
+from ..quantizer import Quantizer, option_names, parse_option, stored_bits, weight_part
 
 __all__ = ["accept_edits"]
 
@@ -37,6 +37,7 @@ def accept_edits(plan: Plan) -> Plan:
         An option that does not exist or is not in the plan's option set, or an edit that breaks one of the
         plan's own constraints or leads over one of its budgets; says which, and by how much.
     """
+    Quantizer.from_settings(plan.quantizer)
     layers = tuple(_counted(plan, layer) for layer in plan.layers)
     accepted = plan if _is_untouched(plan, layers) else _edited(_with_bit_operations(plan), layers)
     rules = converted(accepted.constraints or Constraints(), weight_part)

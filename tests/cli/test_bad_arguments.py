@@ -36,12 +36,13 @@ def test_a_budget_that_does_not_even_hold_the_biases_is_refused(
     assert "unquantized" in refused("--budget", "10B", "--out", tmp_path / "run", *fast)
 
 
-def test_a_budget_between_the_least_per_layer_and_per_channel_suits_layers_alone(
-    allocate: Any, refused: Any, fast: tuple[str, ...], tmp_path: Path
+@pytest.mark.parametrize("unit", ["layer", "channel"])
+def test_the_least_budget_is_that_of_one_option_whatever_the_unit(
+    allocate: Any, refused: Any, fast: tuple[str, ...], tmp_path: Path, unit: str
 ) -> None:
-    settings = ("--budget", "2.1b", "--out", tmp_path / "run", *fast)
-    assert "per channel" in refused(*settings, "--unit", "channel")
-    outcome = allocate(*settings, "--json")
+    settings = ("--method", "nearest", "--unit", unit, "--out", tmp_path / "run", *fast)
+    assert f"per {unit}: from 2.095b" in refused("--budget", "2.09b", *settings)
+    outcome = allocate("--budget", "2.0953b", *settings, "--json")
     assert outcome.code == 0
     assert {layer["option"] for layer in outcome.json["plan"]["layers"]} == {"w2"}
 

@@ -132,8 +132,8 @@ def test_sizes_written_into_a_plan_by_hand_do_not_survive(allocate: Any, finishe
     outcome = allocate("finalize", "--force", "--samples", "64", "--json", "--out", finished)
     if outcome.code == 0:
         assert outcome.json["plan"]["complexity"] == true["complexity"]
-        # How sure the solver was is dropped with its certificate.
-        solved = ("confidence", "regret")
+        # What the scores said is dropped with the certificate.
+        solved = ("predicted_loss", "confidence", "regret")
         assert outcome.json["plan"]["layers"] == [
             {name: value for name, value in layer.items() if name not in solved} for layer in true["layers"]
         ]
