@@ -19,7 +19,7 @@ from functools import cached_property
 import torch
 from kept import KeptRows, Row
 from methods import ENDS, JUDGED_ON, SAMPLES, uniform_plan
-from networks import NETWORKS, Subject, load_subject
+from networks import NETWORKS, RESNET, Subject, load_subject
 from report import Table, write_report
 
 from apportion.allocator import DropKind, Plan, average_budget
@@ -229,7 +229,7 @@ def write(bench: Bench, samples: int, learning: Learning, rows: dict[str, Row]) 
     for column in columns:
         found = {row: rows[f"{column}: {row}"] for row in ROWS if f"{column}: {row}" in rows}
         least = min(found, key=lambda row: found[row]["kl"])
-        asked = f" (asked for: {TARGETS[column]})" if column in TARGETS else ""
+        asked = f" (asked for: {TARGETS[column]})" if column in TARGETS and name == RESNET else ""
         best.append(
             f"{column}: {least}, KL {found[least]['kl']:.4f}{asked}, top-1 drop in points "
             f"{_drop(found[least])}"
@@ -250,7 +250,8 @@ def write(bench: Bench, samples: int, learning: Learning, rows: dict[str, Row]) 
     write_report(
         f"allocated_{name}",
         f"Allocation for reconstruction: {name}",
-        f"python benchmarks/allocated.py {name}",
+        f"python benchmarks/allocated.py {name} --iterations {learning.iterations} --batch {learning.batch} "
+        f"--samples {samples}",
         [
             table("KL to the float network on held-out images, after BRECQ", lambda row: row["kl"]),
             table("Top-1 in percent, after BRECQ", lambda row: round(100 * row["accuracy"], 2)),
