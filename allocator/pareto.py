@@ -17,8 +17,6 @@ __all__ = ["ParetoCurve", "pareto_curve"]
 
 EXACT_UNITS = 2_000
 """Up to this many units every point is solved; beyond, the relaxation's vertices lie closer than a pixel."""
-
-
 MOST_LOWERED = 100
 """Vertices of the relaxation whose bound is lowered by what groups save: each takes a pass over all units."""
 
@@ -36,7 +34,8 @@ class ParetoCurve:
     bound_cost : int64 array (vertices,)
         Bits at vertices of the linear relaxation.
     bound_loss : float64 array (vertices,)
-        Loss of the relaxation there; between vertices it is linear, up to the thinning of the vertices.
+        Proven there: the loss of the relaxation, lowered where groups of units save. Lines between vertices
+        are the relaxation too, up to the thinning of the vertices; a lowered bound lies somewhat below them.
     """
 
     cost: NDArray[np.int64]

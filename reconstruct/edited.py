@@ -34,9 +34,11 @@ def accept_edits(plan: Plan) -> Plan:
     Raises
     ------
     InputError
-        An option that does not exist or is not in the plan's option set, or an edit that breaks one of the
-        plan's own constraints or leads over one of its budgets; says which, and by how much.
+        A quantizer or option that does not exist, an option that is not in the plan's option set, or an edit
+        that breaks one of the plan's own constraints or leads over one of its budgets; says which, and by how
+        much.
     """
+    # Refuses one that does not exist.
     Quantizer.from_settings(plan.quantizer)
     layers = tuple(_counted(plan, layer) for layer in plan.layers)
     accepted = plan if _is_untouched(plan, layers) else _edited(_with_bit_operations(plan), layers)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 
 from apportion.errors import InputError
 from apportion.network import Network, capture
@@ -256,7 +256,7 @@ def test_classes_of_every_place_on_the_last_axis_are_taken(after: Callable[[Tens
 
 
 def test_an_operator_that_is_not_pytorchs_own_is_named() -> None:
-    @torch.library.custom_op("apportion_test::twice", mutates_args=())
+    @library.custom_op("apportion_test::twice", mutates_args=())
     def twice(x: Tensor) -> Tensor:
         return x * 2
 
