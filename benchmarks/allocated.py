@@ -13,31 +13,25 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
 
 import torch
+from bench import ENDS, OPTIONS, SAMPLES, Bench, uniform_plan
 from kept import KeptRows, Row
-from methods import ENDS, JUDGED_ON, SAMPLES, uniform_plan
-from networks import NETWORKS, RESNET, Subject, load_subject
+from networks import NETWORKS, RESNET, load_subject
 from report import Table, write_report
 
-from apportion.allocator import DropKind, Plan, average_budget
-from apportion.network import Data, Network, float_logits
-from apportion.quantizer import Option, Quantizer, parse_option, parse_options, stored_bits
+from apportion.allocator import Plan, average_budget
+from apportion.network import Network
+from apportion.quantizer import Option, parse_option, parse_options, stored_bits
 from apportion.reconstruct import (
     Gptq,
-    GptqOptions,
     LearnedRounding,
     Learning,
-    Method,
     Nearest,
-    measure_finalized,
 )
-from apportion.sensitivity import Objective, Profile, ProfileArrays, measure_profile, solve_plan
+from apportion.sensitivity import Objective, solve_plan
 
 BITS = ("2", "2.25", "2.5", "3", "3.5")
-OPTIONS = "w2..8"
 ENDS_ALLOWANCE = 0.05
 UNIFORM = "uniform"
 SOLVED: dict[str, tuple[str, Objective, bool]] = {
@@ -90,107 +84,60 @@ def measure(name: str, bits: list[str], rows: list[str], samples: int, learning:
             key = f"{column}: {row}"
             if key in kept.rows:
                 continue
-            plan = bench.plan(column, row)
+            plan = plan_of(bench, column, row)
             # Rows of one budget may come to the same plan, which needs no second measurement.
             same = (found for found in kept.rows.values() if found["assignment"] == plan.assignment)
-            kept.add(key, next(same, None) or bench.measured(plan, learning))
+            kept.add(key, next(same, None) or measured(bench, plan, learning))
 
 
-@dataclass(frozen=True)
-class Bench:
-    """A network with what rows share; scores are measured when the first row needs them."""
+def plan_of(bench: Bench, column: str, row: str) -> Plan:
+    """The plan of a row within the size of its column."""
+    budget = budget_bits(bench.network, column)
+    if row == UNIFORM:
+        return largest_uniform(bench.network, budget)
+    unit, objective, after_gptq = SOLVED[row]
+    scores = bench.gptq_scores if after_gptq else bench.nearest_scores
+    return solve_plan(*scores, average_budget(budget, scores[0].weight_count), unit, objective=objective)
 
-    subject: Subject
 
-    @property
-    def network(self) -> Network:
-        """The captured network."""
-        return self.subject.network
+def budget_bits(network: Network, column: str) -> int:
+    """Stored bits of all layers in a column, see the note on the page."""
+    layers = network.layers
+    count = sum(layer.channels * layer.fan_in for layer in layers)
+    if column.endswith("b"):
+        return int(float(column[:-1]) * count)
+    bits = float(column)
+    steps = sum(step_bits(layer.channels, layer.fan_in) for layer in layers)
+    size = int(bits * count) + steps
+    if bits.is_integer():
+        with_ends = _weight_bits(uniform_plan(network, f"w{int(bits)}"))
+        if with_ends - size <= ENDS_ALLOWANCE * count:
+            return with_ends
+    return size
 
-    @cached_property
-    def judge(self) -> Data:
-        """The images that judge."""
-        held_out = self.subject.held_out
-        assert held_out.labels is not None
-        return Data(held_out.inputs[:JUDGED_ON], held_out.labels[:JUDGED_ON], held_out.name)
 
-    @cached_property
-    def reference(self) -> torch.Tensor:
-        """The float network's output there."""
-        return float_logits(self.network, self.judge)
+def largest_uniform(network: Network, budget: int) -> Plan:
+    """The largest uniform plan within the budget; first and last layer have 8 bits where that fits."""
+    options = [str(option) for option in parse_options(OPTIONS)]
+    plans = [uniform_plan(network, option, ends) for option in options for ends in (ENDS, option)]
+    return max((plan for plan in plans if _weight_bits(plan) <= budget), key=_weight_bits)
 
-    @cached_property
-    def nearest_scores(self) -> tuple[Profile, ProfileArrays | None]:
-        """Scores of weights rounded to nearest."""
-        return measure_profile(self.network, self.subject.calibration, parse_options(OPTIONS))
 
-    @cached_property
-    def gptq_scores(self) -> tuple[Profile, ProfileArrays | None]:
-        """Scores of what GPTQ makes of every option."""
-        weights = GptqOptions(self.network, self.subject.calibration, Quantizer(), unseen=True)
-        return measure_profile(
-            self.network, self.subject.calibration, parse_options(OPTIONS), after="gptq", weights=weights
-        )
-
-    def plan(self, column: str, row: str) -> Plan:
-        """The plan of a row within the size of its column."""
-        budget = self.budget_bits(column)
-        if row == UNIFORM:
-            return self._uniform(budget)
-        unit, objective, after_gptq = SOLVED[row]
-        scores = self.gptq_scores if after_gptq else self.nearest_scores
-        text = average_budget(budget, scores[0].weight_count)
-        return solve_plan(*scores, text, unit, objective=objective)
-
-    def budget_bits(self, column: str) -> int:
-        """Stored bits of all layers in a column, see the note on the page."""
-        layers = self.network.layers
-        count = sum(layer.channels * layer.fan_in for layer in layers)
-        if column.endswith("b"):
-            return int(float(column[:-1]) * count)
-        bits = float(column)
-        steps = sum(step_bits(layer.channels, layer.fan_in) for layer in layers)
-        size = int(bits * count) + steps
-        if bits.is_integer():
-            with_ends = _weight_bits(uniform_plan(self.network, f"w{int(bits)}"))
-            if with_ends - size <= ENDS_ALLOWANCE * count:
-                return with_ends
-        return size
-
-    def _uniform(self, budget: int) -> Plan:
-        """The largest uniform plan within the budget; first and last layer have 8 bits where that fits."""
-        options = [str(option) for option in parse_options(OPTIONS)]
-        plans = [uniform_plan(self.network, option, ends) for option in options for ends in (ENDS, option)]
-        return max((plan for plan in plans if _weight_bits(plan) <= budget), key=_weight_bits)
-
-    def measured(self, plan: Plan, learning: Learning) -> Row:
-        """What a plan is worth after rounding to nearest, GPTQ and BRECQ, and what that took."""
-        brecq = LearnedRounding(learning=learning)
-        row: Row = {
-            "assignment": plan.assignment,
-            "stored_bits": plan.complexity.average_bits,
-            "code_bits": code_bits(plan),
-            "predicted_loss": plan.predicted_loss,
-            "nearest_kl": self._quality(Nearest(), plan)["kl"],
-            "gptq_kl": self._quality(Gptq(), plan)["kl"],
-        }
-        wall, processor = time.perf_counter(), time.process_time()
-        row |= self._quality(brecq, plan)
-        row["seconds"] = time.perf_counter() - wall
-        row["processor_seconds"] = time.process_time() - processor
-        return row
-
-    def _quality(self, method: Method, plan: Plan) -> Row:
-        finalized = method.finalize(self.network, plan, self.subject.calibration)
-        found = measure_finalized(self.network, finalized, self.judge, self.reference, drop=DropKind.ACCURACY)
-        assert found.drop is not None
-        return {
-            "kl": found.loss,
-            "standard_error": found.standard_error,
-            "accuracy": found.accuracy,
-            "float_accuracy": found.float_accuracy,
-            "drop": [found.drop.value, found.drop.low, found.drop.high],
-        }
+def measured(bench: Bench, plan: Plan, learning: Learning) -> Row:
+    """What a plan is worth after rounding to nearest, GPTQ and BRECQ, and what BRECQ took."""
+    network, data = bench.network, bench.subject.calibration
+    row: Row = {
+        "assignment": plan.assignment,
+        "stored_bits": plan.complexity.average_bits,
+        "code_bits": code_bits(plan),
+        "predicted_loss": plan.predicted_loss,
+        "nearest_kl": bench.quality(Nearest().finalize(network, plan, data))["kl"],
+        "gptq_kl": bench.quality(Gptq().finalize(network, plan, data))["kl"],
+    }
+    wall, processor = time.perf_counter(), time.process_time()
+    finalized = LearnedRounding(learning=learning).finalize(network, plan, data)
+    row["seconds"], row["processor_seconds"] = time.perf_counter() - wall, time.process_time() - processor
+    return row | bench.quality(finalized)
 
 
 def step_bits(channels: int, fan_in: int) -> int:

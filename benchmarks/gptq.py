@@ -20,7 +20,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from methods import ENDS, uniform_plan
+from bench import ENDS, uniform_plan
 from networks import MOBILENET, NETWORKS, RESNET, VIT, load_subject
 from report import RESULTS, Table, write_report
 

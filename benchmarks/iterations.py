@@ -20,18 +20,16 @@ import time
 from pathlib import Path
 
 import torch
+from bench import JUDGED_ON, Bench, uniform_plan
 from kept import KeptRows, Row
-from methods import uniform_plan
-from networks import RESNET, Subject, load_subject
+from networks import RESNET, load_subject
 from report import Table, assets_folder, write_report
 
-from apportion.network import Data
-from apportion.reconstruct import Gptq, LearnedRounding, Learning, Method, measure_finalized
+from apportion.reconstruct import Gptq, LearnedRounding, Learning, Method
 
 NAME = "iterations"
 COUNTS = (100, 300, 1000, 2000)
 OPTIONS = ("w2", "w3")
-JUDGED_ON = 1000
 GPTQ = "GPTQ alone"
 JOB = "job"
 
@@ -47,7 +45,7 @@ def main() -> None:
     parser.add_argument("--job-arguments", default="", help="more arguments of the whole job")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    subject = load_subject(RESNET, arguments.samples)
+    bench = Bench(load_subject(RESNET, arguments.samples))
     settings = {"samples": arguments.samples, "threads": arguments.threads}
     kept = KeptRows(NAME, settings, lambda rows: write(settings, rows))
     methods: dict[str, Method] = {GPTQ: Gptq()}
@@ -57,28 +55,18 @@ def main() -> None:
     for name, method in methods.items():
         for option in OPTIONS:
             if f"{name}: {option}" not in kept.rows:
-                kept.add(f"{name}: {option}", measure(subject, method, option))
+                kept.add(f"{name}: {option}", measure(bench, method, option))
     if JOB not in kept.rows:
         kept.add(JOB, whole_job(arguments.threads, arguments.job_arguments.split()))
 
 
-def measure(subject: Subject, method: Method, option: str) -> Row:
+def measure(bench: Bench, method: Method, option: str) -> Row:
     """Quality of one uniform plan's weights on the images that judge, and the time they took."""
-    plan = uniform_plan(subject.network, option)
-    labels = subject.held_out.labels
-    assert labels is not None
-    judge = Data(subject.held_out.inputs[:JUDGED_ON], labels[:JUDGED_ON], subject.held_out.name)
+    plan = uniform_plan(bench.network, option)
     wall, processor = time.perf_counter(), time.process_time()
-    finalized = method.finalize(subject.network, plan, subject.calibration)
+    finalized = method.finalize(bench.network, plan, bench.subject.calibration)
     wall, processor = time.perf_counter() - wall, time.process_time() - processor
-    found = measure_finalized(subject.network, finalized, judge)
-    return {
-        "kl": found.loss,
-        "standard_error": found.standard_error,
-        "accuracy": found.accuracy,
-        "seconds": wall,
-        "processor_seconds": processor,
-    }
+    return {**bench.quality(finalized), "seconds": wall, "processor_seconds": processor}
 
 
 def whole_job(threads: int, more: list[str]) -> Row:

@@ -1,29 +1,32 @@
 """Held-out quality of the same plans' weights under every method of reconstruction, and what each costs.
 
     python benchmarks/methods.py cifar10_resnet20
+    python benchmarks/methods.py vit_tiny_in1k --iterations 100 --batch 8 --evaluations 60 --scored-on 64
 
-Uniform plans with the first and last layer at 8 bits, and plans solved from Fisher scores per layer and per
-channel. Methods see calibration images only; the weights are then measured on other images. Outcomes of
-several runs are merged: a run of some methods or plans leaves the others' as they are.
+Uniform plans with the first and last layer at 8 bits, and plans solved from scores after GPTQ per layer and
+per channel. Methods see calibration images only; the weights are then measured on other images. Rows are
+kept one by one: a run that is cut goes on, and one of other methods or plans adds to them.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import ctypes
+import gc
+import sys
 import threading
 import time
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Self
 
 import psutil
 import torch
-from networks import MOBILENET, NETWORKS, RESNET, VIT, Subject, load_subject
-from report import RESULTS, Table, write_report
+from bench import OPTIONS, SAMPLES, Bench, uniform_plan
+from kept import KeptRows, Row
+from networks import NETWORKS, load_subject
+from report import Table, write_report
 
-from apportion.allocator import Complexity, LayerPlan, Plan, assignment_digest
-from apportion.network import Data, Network, float_logits
-from apportion.quantizer import Quantizer, parse_option, parse_options, stored_bits
+from apportion.allocator import Plan
 from apportion.reconstruct import (
     AdaQuant,
     Corrected,
@@ -35,10 +38,8 @@ from apportion.reconstruct import (
     Learning,
     Method,
     Nearest,
-    layer_shapes,
-    measure_finalized,
 )
-from apportion.sensitivity import Objective, measure_profile, solve_plan
+from apportion.sensitivity import Objective, solve_plan
 
 UNIFORM = ("w2", "w3", "w4", "w2x2", "w4x2")
 SOLVED = {
@@ -49,89 +50,111 @@ SOLVED = {
     "4b per channel": ("4b", "channel"),
 }
 PLANS = (*UNIFORM, *SOLVED)
-ENDS = "w8"
-SAMPLES = {RESNET: 1024, MOBILENET: 256, VIT: 128}
-JUDGED_ON = 1000
-METHODS: dict[str, Method] = {
-    "nearest": Nearest(),
-    "GPTQ, float inputs": Gptq(sequential=False),
-    "GPTQ, quantized inputs": Gptq(float_target=False),
-    "GPTQ, quantized inputs and float targets": Gptq(),
-    "AdaRound from nearest": LearnedRounding(Granularity.LAYER, start=None, learning=Learning(soften=1.0)),
-    "AdaRound from GPTQ": LearnedRounding(Granularity.LAYER),
-    "BRECQ from nearest": LearnedRounding(start=None, learning=Learning(soften=1.0)),
-    "BRECQ from GPTQ": LearnedRounding(),
-    "BRECQ from GPTQ, Fisher weights": LearnedRounding(fisher=True),
-    "BRECQ from GPTQ, half of the inputs float": LearnedRounding(learning=Learning(drop=0.5)),
-    "BRECQ from GPTQ, last point alone": LearnedRounding(all_points=False),
-    "BRECQ from GPTQ, 300 iterations": LearnedRounding(learning=Learning(iterations=300)),
-    "AdaQuant from nearest, parallel": AdaQuant(sequential=False, start=None),
-    "AdaQuant from nearest, sequential": AdaQuant(start=None),
-    "AdaQuant from GPTQ, sequential": AdaQuant(),
-    "LAPQ": Lapq(),
-    **{
-        f"{name}, then {correction}": Corrected(method, (correction,))
-        for name, method in (("nearest", Nearest()), ("GPTQ", Gptq()))
-        for correction in Correction
-    },
-}
+MAIN = ("nearest", "LAPQ", "GPTQ", "AdaQuant", "AdaRound", "BRECQ")
+"""What is measured where no methods are named; the others are variants of these."""
 
-Cells = dict[str, dict[str, dict[str, float]]]
+
+def methods_of(learning: Learning, search: Lapq) -> dict[str, Method]:
+    """Every method and variant by the name of its row."""
+    hard = replace(learning, soften=1.0)
+    corrected = (("nearest", Nearest()), ("GPTQ", Gptq()))
+    return {
+        "nearest": Nearest(),
+        "LAPQ": search,
+        "GPTQ": Gptq(),
+        "GPTQ, float inputs": Gptq(sequential=False),
+        "GPTQ, no float target": Gptq(float_target=False),
+        "AdaQuant": AdaQuant(),
+        "AdaQuant from nearest": AdaQuant(start=None),
+        "AdaQuant from nearest, parallel": AdaQuant(sequential=False, start=None),
+        "AdaRound": LearnedRounding(Granularity.LAYER, learning=learning),
+        "AdaRound from nearest": LearnedRounding(Granularity.LAYER, start=None, learning=hard),
+        "BRECQ": LearnedRounding(learning=learning),
+        "BRECQ from nearest": LearnedRounding(start=None, learning=hard),
+        "BRECQ, Fisher weights": LearnedRounding(fisher=True, learning=learning),
+        "BRECQ, half of the inputs float": LearnedRounding(learning=replace(learning, drop=0.5)),
+        "BRECQ, last point alone": LearnedRounding(all_points=False, learning=learning),
+        **{
+            f"{name}, then {correction}": Corrected(method, (correction,))
+            for name, method in corrected
+            for correction in Correction
+        },
+    }
 
 
 def main() -> None:
     """Measure the networks, methods and plans named on the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("networks", nargs="*", default=[RESNET])
+    known = methods_of(Learning(), Lapq())
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("network", choices=NETWORKS)
     parser.add_argument("--plans", nargs="+", default=list(PLANS), choices=PLANS)
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--methods", nargs="+", default=list(MAIN), choices=list(known))
+    parser.add_argument("--samples", type=int, help="calibration images")
+    parser.add_argument("--iterations", type=int, default=Learning().iterations, help="of learned rounding")
+    parser.add_argument("--batch", type=int, default=Learning().batch, help="images per iteration")
+    parser.add_argument("--evaluations", type=int, default=Lapq().evaluations, help="of the loss by LAPQ")
+    parser.add_argument("--scored-on", type=int, default=Lapq().samples, help="images of LAPQ's loss")
+    parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
-    if unknown := sorted(set(arguments.networks) - set(NETWORKS)):
-        parser.error(f"{unknown[0]} is not one of {', '.join(NETWORKS)}")
     torch.set_num_threads(arguments.threads)
-    for name in arguments.networks:
-        measure(name, arguments.plans, arguments.methods)
+    settings = {
+        "samples": arguments.samples or SAMPLES[arguments.network],
+        "iterations": arguments.iterations,
+        "batch": arguments.batch,
+        "evaluations": arguments.evaluations,
+        "scored_on": arguments.scored_on,
+        "options": OPTIONS,
+    }
+    measure(arguments.network, arguments.plans, arguments.methods, settings)
 
 
-def measure(name: str, plans: list[str], methods: list[str]) -> None:
-    """Write results/methods_<name>.{json,md}."""
-    subject = load_subject(name, SAMPLES.get(name, 256))
-    labels = subject.held_out.labels
-    assert labels is not None
-    judge = Data(subject.held_out.inputs[:JUDGED_ON], labels[:JUDGED_ON], subject.held_out.name)
-    reference = float_logits(subject.network, judge)
-    cells = _known(name)
-    scores = measure_profile(subject.network, subject.calibration, parse_options("w2..8"))
+def measure(name: str, plans: list[str], methods: list[str], settings: dict[str, Any]) -> None:
+    """Write results/methods_<name>.{json,md}, again after every row."""
+    bench = Bench(load_subject(name, settings["samples"]))
+    learning = Learning(iterations=settings["iterations"], batch=settings["batch"])
+    known = methods_of(learning, Lapq(evaluations=settings["evaluations"], samples=settings["scored_on"]))
+    kept = KeptRows(f"methods_{name}", settings, lambda rows: write(bench, settings, list(known), rows))
     for option in plans:
-        if option in SOLVED:
-            plan = solve_plan(*scores, *SOLVED[option], objective=Objective.ADDITIVE)
-        else:
-            plan = uniform_plan(subject.network, option)
-        for method in methods:
-            wall, processor = time.perf_counter(), time.process_time()
-            with PeakMemory() as peak:
-                finalized = METHODS[method].finalize(subject.network, plan, subject.calibration)
-            wall, processor = time.perf_counter() - wall, time.process_time() - processor
-            quality = measure_finalized(subject.network, finalized, judge, reference)
-            cells.setdefault(method, {})[option] = {
-                "kl": quality.loss,
-                "standard_error": quality.standard_error,
-                "accuracy": quality.accuracy or 0.0,
-                "float_accuracy": quality.float_accuracy or 0.0,
-                "average_bits": plan.complexity.average_bits,
-                "seconds": wall,
-                "processor_seconds": processor,
-                "peak_mib": peak.mib,
-            }
-            print(name, option, method, cells[method][option], flush=True)
-            _write(subject, len(judge.inputs), cells)
+        missing = [method for method in methods if f"{option}: {method}" not in kept.rows]
+        plan = plan_of(bench, option) if missing else None
+        for method in missing:
+            assert plan is not None
+            kept.add(f"{option}: {method}", row_of(bench, known[method], plan))
+
+
+def plan_of(bench: Bench, option: str) -> Plan:
+    """The plan of a column."""
+    if option not in SOLVED:
+        return uniform_plan(bench.network, option)
+    budget, unit = SOLVED[option]
+    return solve_plan(*bench.gptq_scores, budget, unit, objective=Objective.ADDITIVE)
+
+
+def row_of(bench: Bench, method: Method, plan: Plan) -> Row:
+    """Quality of a plan's weights by a method, and what they took."""
+    wall, processor = time.perf_counter(), time.process_time()
+    with PeakMemory() as peak:
+        finalized = method.finalize(bench.network, plan, bench.subject.calibration)
+    wall, processor = time.perf_counter() - wall, time.process_time() - processor
+    return {
+        **bench.quality(finalized),
+        "average_bits": plan.complexity.average_bits,
+        "seconds": wall,
+        "processor_seconds": processor,
+        "peak_mib": peak.mib,
+    }
 
 
 class PeakMemory:
     """The most memory of this process while a block runs, above what it had before, in MiB."""
 
     def __enter__(self) -> Self:
+        gc.collect()
+        if sys.platform == "linux":
+            # Else what was freed before stays with the process, and is used again without being seen.
+            ctypes.CDLL(None).malloc_trim(0)
         self._process = psutil.Process()
         self._before = self._most = self._process.memory_info().rss
         self._done = threading.Event()
@@ -152,102 +175,52 @@ class PeakMemory:
             self._most = max(self._most, self._process.memory_info().rss)
 
 
-def uniform_plan(network: Network, option: str, ends: str = ENDS) -> Plan:
-    """One option for all layers but the first and the last, which have 8 bits or what is said."""
-    names = list(layer_shapes(network))
-    return plan_by_hand(network, {name: ends if name in (names[0], names[-1]) else option for name in names})
-
-
-def plan_by_hand(network: Network, chosen: Mapping[str, str]) -> Plan:
-    """A plan per layer from the option of every layer by name."""
-    shapes, layers = layer_shapes(network), []
-    for layer in network.layers:
-        text = chosen[layer.name]
-        size_bits = stored_bits([parse_option(text)] * layer.channels, layer.fan_in, 2)
-        layers.append(
-            LayerPlan(
-                name=layer.name,
-                shape=shapes[layer.name],
-                option=text,
-                size_bits=size_bits,
-                predicted_loss=0.0,
-                mean_bits=size_bits / (layer.channels * layer.fan_in),
-            )
-        )
-    weights = sum(layer.size_bits for layer in layers)
-    count = sum(layer.channels * layer.fan_in for layer in network.layers)
-    fixed_bits = network.float_bits - 32 * count
-    return Plan(
-        unit="layer",
-        budgets=("100%",),
-        complexity=Complexity(
-            size_bits=weights + fixed_bits,
-            average_bits=weights / count,
-            fixed_bits=fixed_bits,
-            float_bits=network.float_bits,
-            weight_count=count,
-        ),
-        predicted_loss=0.0,
-        profile="none: chosen by hand",
-        options=tuple(dict.fromkeys(chosen.values())),
-        quantizer=Quantizer().settings(),
-        assignment=assignment_digest(layers),
-        versions={},
-        layers=tuple(layers),
-    )
-
-
-def _known(name: str) -> Cells:
-    path = RESULTS / f"methods_{name}.json"
-    if not path.exists():
-        return {}
-    cells: Cells = json.loads(path.read_text(encoding="utf-8"))["data"]["cells"]
-    return {method: found for method, found in cells.items() if method in METHODS}
-
-
-def _write(subject: Subject, judged_on: int, cells: Cells) -> None:
-    some = next(iter(next(iter(cells.values())).values()))
-    bits = {option: cell["average_bits"] for found in cells.values() for option, cell in found.items()}
+def write(bench: Bench, settings: dict[str, Any], methods: list[str], rows: dict[str, Row]) -> None:
+    """Write the page of all rows that were measured."""
+    name, some = bench.subject.name, next(iter(rows.values()))
+    bits = {key.split(": ")[0]: row["average_bits"] for key, row in rows.items()}
     plans = [plan for plan in PLANS if plan in bits]
+    measured = [method for method in methods if any(f"{plan}: {method}" in rows for plan in plans)]
 
     def table(title: str, key: str, scale: float = 1.0) -> Table:
-        rows: list[list[Any]] = [
-            [method, *(_shown(cells[method].get(option), key, scale) for option in plans)]
-            for method in METHODS
-            if method in cells
+        found = [[rows.get(f"{plan}: {method}") for plan in plans] for method in measured]
+        lines = [
+            [method, *(scale * cell[key] if cell else None for cell in cells)]
+            for method, cells in zip(measured, found, strict=True)
         ]
-        return Table(title, ["method", *plans], rows)
+        return Table(title, ["method", *plans], lines)
 
     notes = [
-        f"{subject.name}: {subject.calibration.name} for calibration, judged on the first {judged_on} of "
-        f"{subject.held_out.name}. Float top-1 {100 * some['float_accuracy']:.2f}%. Columns named by an "
-        "option: that option for all layers but the first and the last, which have w8; the others are plans "
-        "solved from Fisher scores of options w2 to w8. Average stored bits, steps included: "
+        f"{name}: {bench.subject.calibration.name} for scores and reconstruction, judged on the first "
+        f"{len(bench.judge.inputs)} of {bench.subject.held_out.name}. Float top-1 "
+        f"{100 * some['float_accuracy']:.2f}%. Columns named by an option: that option for all layers but "
+        "the first and the last, which have w8; the others are plans solved from scores after GPTQ of "
+        f"options {settings['options']}. Average stored bits, steps included: "
         + ", ".join(f"{option} {bits[option]:.2f}" for option in plans)
         + ". One step per channel by squared error, which only AdaQuant, LAPQ and batch-norm re-estimation "
         "change.",
-        "Learned rounding by default: "
-        f"{Learning().iterations:,} iterations of {Learning().batch} samples per unit. Processor seconds are "
-        "those of all cores together; wall seconds depend on what else the machine did.",
+        f"Learned rounding (AdaRound, BRECQ): {settings['iterations']:,} iterations of {settings['batch']} "
+        f"images per unit. LAPQ: {settings['evaluations']} evaluations of the loss on at most "
+        f"{settings['scored_on']} images for Powell's method. AdaQuant, AdaRound and BRECQ start from GPTQ "
+        "unless it says otherwise. Processor seconds are those of all cores together; wall seconds depend "
+        "on what else the machine did.",
     ]
     write_report(
-        f"methods_{subject.name}",
-        f"Methods of reconstruction: {subject.name}",
-        f"python benchmarks/methods.py {subject.name}",
+        f"methods_{name}",
+        f"Methods of reconstruction: {name}",
+        f"python benchmarks/methods.py {name} --samples {settings['samples']} --iterations "
+        f"{settings['iterations']} --batch {settings['batch']} --evaluations {settings['evaluations']} "
+        f"--scored-on {settings['scored_on']}",
         [
             table("KL to the float network on held-out images", "kl"),
             table("Top-1 in percent", "accuracy", 100.0),
-            table("Wall seconds", "seconds"),
             table("Processor seconds", "processor_seconds"),
+            table("Wall seconds", "seconds"),
             table("Peak memory above what was there before, MiB", "peak_mib"),
         ],
         notes,
-        {"cells": cells},
+        {"rows": rows},
     )
-
-
-def _shown(cell: dict[str, float] | None, key: str, scale: float) -> float | None:
-    return scale * cell[key] if cell is not None and key in cell else None
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from methods import METHODS
+from methods import MAIN
 from networks import NETWORKS
 from report import RESULTS, Table, write_report
 
@@ -56,13 +56,13 @@ def _measured(name: str) -> list[list[object]]:
     path = RESULTS / f"methods_{name}.json"
     if not path.exists():
         return []
-    cells: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["data"]["cells"]
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["data"]["rows"]
     rows: list[list[object]] = []
-    for method in METHODS:
-        found = [cells.get(method, {}).get(option) for option in OPTIONS]
-        if any(found):
+    for method in MAIN:
+        cells = [found.get(f"{option}: {method}") for option in OPTIONS]
+        if any(cells):
             row: list[object] = [name, method]
-            for cell in found:
+            for cell in cells:
                 row += [_lost(cell), cell["kl"]] if cell else [None, None]
             rows.append(row)
     return rows

@@ -15,8 +15,8 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from bench import JUDGED_ON, plan_by_hand
 from kept import KeptRows, Row
-from methods import plan_by_hand
 from networks import RESNET, Subject, load_subject
 from numpy.typing import NDArray
 from report import Table, write_report
@@ -48,7 +48,6 @@ BUDGETS = ("2.35b", "2.85b")
 UNITS = ("layer", "channel")
 PLANS = 6
 LAYER_NOISE, CHANNEL_NOISE = 1.0, 0.7
-JUDGED_ON = 1000
 MEASURED = ("w2", "w3", "w4")
 """Widths at which every block is reconstructed for its correction factor; wider ones have that of w4."""
 REFERENCE = "w4"
