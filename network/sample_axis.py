@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .data import Data
+from .find import input_values
 from .layer import LayerCall
 from .network import Network
 
@@ -28,13 +29,18 @@ class SampleAxis:
     leading : bool
         Where other positions are folded into that axis: whether these come sample after sample, or all
         samples of the first position come first.
+    shared : bool
+        Whether all samples have the value in common, such as queries that were learned: it has no such axis.
     """
 
     axis: int = 0
     leading: bool = True
+    shared: bool = False
 
     def first(self, value: Tensor, samples: int) -> Tensor | None:
         """The value with the samples, and then what is folded into them, first; None where that cannot be."""
+        if self.shared and samples > 1:
+            return None
         moved = value.movedim(self.axis, 0) if self.axis else value
         if len(moved) == samples:
             return moved
@@ -47,6 +53,7 @@ class SampleAxis:
 
 
 SAMPLES_FIRST = SampleAxis()
+SHARED = SampleAxis(shared=True)
 
 
 def sample_axes(network: Network, data: Data) -> dict[str, SampleAxis]:
@@ -54,21 +61,27 @@ def sample_axes(network: Network, data: Data) -> dict[str, SampleAxis]:
 
     Attention of PyTorch's own, for one, has tokens first and then folds the samples into them. What two
     samples have twice as much of is the axis, and which half of it one sample alone has is the order. Values
-    of which that says nothing, and all of a network whose weights are streamed, have the samples first.
+    of which that says nothing, and those of a network whose weights are streamed, have the samples first.
+    What does not depend on the input, and is no longer for two samples, is shared.
 
     Returns
     -------
     dict of str to SampleAxis
         By name of the value or of the layer's node; those that have the samples first in order are left out.
     """
+    moving = {node.name for node in input_values(network.graph)}
     if network.is_streamed:
-        return {}
+        return {node.name: SHARED for node in network.graph.nodes if node.name not in moving}
     pair = different_samples(data.inputs).to(network.device)
     alone: dict[str, Tensor] = {}
     found: dict[str, SampleAxis] = {}
 
     def compare(name: str, both: Tensor) -> None:
-        axis = _axis(alone[name], both) if name in alone else SAMPLES_FIRST
+        axis = SAMPLES_FIRST
+        if name in alone:
+            # What is computed from weights alone may have been repeated for every sample.
+            is_shared = name not in moving and alone[name].shape == both.shape
+            axis = SHARED if is_shared else _axis(alone[name], both)
         if axis != SAMPLES_FIRST:
             found[name] = axis
 

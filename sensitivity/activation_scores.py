@@ -79,6 +79,9 @@ def score_activations(
     total = torch.zeros(len(sites), options, dtype=torch.float64)
     square = torch.zeros_like(total)
     chunk, axes = _chunk(network, data, settings), sample_axes(network, data)
+    if any(axes[site.site.name].shared for site in sites if site.site.name in axes):
+        # Of several samples at once, what such a value does to each of them is not known.
+        chunk = 1
     for start in range(0, count, chunk):
         part = slice(start, min(start + chunk, count))
         index = chosen.index[part]

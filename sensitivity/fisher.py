@@ -139,6 +139,10 @@ def score_fisher(
     chosen = choose_samples(changed, data, settings.share, settings.seed)
     segments = cut_segments(changed, _spans(network.layers, len(options), settings.memory_bytes // 2))
     chunk, positions = _chunk(changed, segments, data, settings)
+    axes = sample_axes(changed, data)
+    if any(axes[node].shared for layer in network.layers for node in layer.nodes if node in axes):
+        # Of several samples at once, what such a layer does to each of them is not known.
+        chunk = 1
     strips = sum(cut_of(layer, settings.cut).strips for layer in network.layers)
     most_rows = min(settings.factor_rows, FACTOR_BYTES // (4 * strips * len(options)))
     whole = FisherPass(
@@ -147,7 +151,7 @@ def score_fisher(
         chunks=chosen.cut(chunk),
         positions=positions,
         perturbations=lambda layer: perturbations(network, layer, options, quantizer, settings.cut, weights),
-        axes=sample_axes(changed, data),
+        axes=axes,
         cut=settings.cut,
         labels=settings.labels,
         draws=settings.draws,
