@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,9 @@ from apportion.allocator import Plan
 from apportion.errors import InputError
 from apportion.export import read_packed, save_network
 from apportion.network import Data, Network, StreamedTensors, capture
-from apportion.quantizer import parse_options
+from apportion.quantizer import parse_option_set, parse_options
 from apportion.reconstruct import Finalized, Gptq, LayersOnDemand, Nearest, measure_finalized
-from apportion.sensitivity import FisherSettings, measure_profile, solve_plan
+from apportion.sensitivity import ActivationSettings, FisherSettings, measure_profile, solve_plan
 
 OPTIONS = parse_options("w2..5")
 LIMIT = 2_000
@@ -81,6 +82,34 @@ def test_scores_of_a_streamed_network_are_those_of_the_loaded_one(
     assert others is not None
     assert torch.equal(arrays.channel_loss, others.channel_loss)
     assert (found.weight_count, found.fixed_bits) == (expected.weight_count, expected.fixed_bits)
+
+
+def test_activations_of_a_streamed_network_are_scored_segment_by_segment(loaded: Network, data: Data) -> None:
+    """Under autograd the weights that were read stay: no more may be read at once than a segment has."""
+    alive: list[weakref.ref[Tensor]] = []
+    most = 0
+
+    def read(name: str) -> Tensor:
+        nonlocal most
+        found = loaded.tensors[name].detach().clone()
+        alive.append(weakref.ref(found))
+        most = max(most, sum(tensor.nbytes for each in alive if (tensor := each()) is not None))
+        return found
+
+    kinds = {name: tensor.to("meta") for name, tensor in loaded.tensors.items()}
+    streamed = Network(loaded.graph, StreamedTensors(kinds, read, torch.device("cpu"), LIMIT), loaded.inputs)
+    options = ActivationSettings(parse_option_set("w4a4,w4a8").activations, attention=True)
+    settings = FisherSettings(memory_bytes=2 * LIMIT)
+    found, expected = (
+        measure_profile(network, data, OPTIONS, settings=settings, activations=options)[0].activations
+        for network in (streamed, loaded)
+    )
+    assert found is not None
+    assert expected is not None
+    assert len(found.sites) > 3
+    for one, other in zip(found.sites, expected.sites, strict=True):
+        assert [score.loss for score in one.scores] == pytest.approx([score.loss for score in other.scores])
+    assert most < sum(tensor.nbytes for tensor in loaded.tensors.values()) / 2
 
 
 @pytest.mark.parametrize("method", [Gptq(), Nearest()], ids=["gptq", "nearest"])
