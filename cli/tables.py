@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from math import prod
 
 from rich.table import Table
@@ -39,6 +40,8 @@ MOST_NAMED = 12
 FEW_NAMED = 3
 LEAST_SHARE = 0.01
 """Of all matrices and filters: fewer that stay float are not worth a line."""
+PRICED_SHARE = Fraction(1, 1000)
+"""Of a budget: what a price is quoted for. A price is a slope, which far from the plan promises too much."""
 
 
 def plan_table(plan: Plan) -> Table:
@@ -165,16 +168,14 @@ def _price_line(spending: Spending, name: str, price: float) -> str:
         return f"the budget of {name} does not bind"
     quantity = spending.quantity
     of = "" if name == quantity else f" in {name}"
-    unit, one = f"unit of {quantity}{of}", 1
-    if quantity == SIZE:
-        unit, one = f"KiB{of}", 8192
-    elif quantity == ACT_MEMORY:
-        unit, one = f"KiB of {quantity}{of}", 1024
-    worth = f"one more {unit} would save about {price * one:.2g} of predicted loss"
-    left = (spending.limit - spending.taken) / one
-    if left < 1:
+    more = "bits for the weights" if quantity == SIZE else quantity
+    step = spending.limit * PRICED_SHARE
+    worth = f"{float(PRICED_SHARE):.1%} more {more}{of} would save about {price * step:.2g} of predicted loss"
+    left = spending.limit - spending.taken
+    if left < step:
         return worth
-    amount = f"{float(left):.4g} KiB" if one > 1 else f"{float(left):.4g}"
+    one = {SIZE: 8192, ACT_MEMORY: 1024}.get(quantity)
+    amount = f"{float(left / one):.4g} KiB" if one else f"{float(left):.4g}"
     return f"{amount} of the budget {spending.budget} are left, as options are whole; beyond these, {worth}"
 
 

@@ -32,17 +32,19 @@ def with_room(finished: Path) -> Callable[..., Plan]:
 
 
 def test_a_price_stands_alone_where_the_budget_is_used_up(with_room: Callable[..., Plan]) -> None:
-    taken = 2 * len(with_room("4b").layers)
-    lines = plan_lines(with_room("4b", f"latency={taken + 0.5}"))
-    assert "one more KiB would save about 0.00082 of predicted loss" in lines
-    assert "one more unit of latency would save about 0.25 of predicted loss" in lines
+    plan = with_room("4b")
+    taken = 2 * len(plan.layers)
+    lines = plan_lines(with_room("4b", f"latency={taken}"))
+    saved = 1e-7 * 4 * plan.complexity.weight_count / 1000
+    assert f"0.1% more bits for the weights would save about {saved:.2g} of predicted loss" in lines
+    assert f"0.1% more latency would save about {0.25 * taken / 1000:.2g} of predicted loss" in lines
 
 
 def test_a_price_is_for_what_goes_beyond_the_room_that_is_left(with_room: Callable[..., Plan]) -> None:
     taken = 2 * len(with_room("4b").layers)
     lines = plan_lines(with_room("9b", f"latency={taken + 3}"))
     assert (
-        f"3 of the budget latency={taken + 3} are left, as options are whole; beyond these, one more unit of "
-        "latency would save about 0.25 of predicted loss"
+        f"3 of the budget latency={taken + 3} are left, as options are whole; beyond these, 0.1% more latency "
+        f"would save about {0.25 * (taken + 3) / 1000:.2g} of predicted loss"
     ) in lines
     assert any("KiB of the budget 9b are left" in line for line in lines)
