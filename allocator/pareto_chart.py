@@ -60,6 +60,8 @@ class ParetoData(NamedTuple):
         What turns bits of the weights into sizes and averages.
     floor : float
         Least positive loss of all, where losses of 0 and below are drawn; 0 where none is positive.
+    held : str
+        What is the same for all choices of the curve, in words; empty where nothing is.
     """
 
     size: NDArray[np.float64]
@@ -72,6 +74,7 @@ class ParetoData(NamedTuple):
     fixed_bits: int
     weight_count: int
     floor: float
+    held: str = ""
 
 
 def pareto_data(
@@ -81,6 +84,7 @@ def pareto_data(
     plan: ParetoPoint | None = None,
     plans: Sequence[ParetoPoint] = (),
     uniform: Sequence[ParetoPoint] = (),
+    held: str = "",
 ) -> ParetoData:
     """Compute the numbers of a Pareto chart.
 
@@ -96,6 +100,8 @@ def pareto_data(
         Plans for several budgets.
     uniform : sequence of ParetoPoint
         The same option for every layer, each with what is known of it.
+    held : str
+        What is the same for all choices of the curve, in words, for the legend.
     """
     points = [*uniform, *plans, *([plan] if plan else [])]
     losses = [value for point in points for value in (point.predicted, point.measured) if value is not None]
@@ -112,6 +118,7 @@ def pareto_data(
         fixed_bits=complexity.fixed_bits,
         weight_count=complexity.weight_count,
         floor=float(positive.min()) if len(positive) else 0.0,
+        held=held,
     )
 
 
@@ -138,10 +145,11 @@ def draw_pareto_on(axes: Axes, data: ParetoData) -> None:
     divisor = size_unit(data)[0]
     blue, orange, black = SERIES["blue"], SERIES["orange"], SERIES["black"]
     bound, best = (np.maximum(loss, data.floor) for loss in (data.bound_loss, data.loss))
-    axes.plot(
-        8 * data.bound_size / divisor, bound, color="0.4", linestyle=":", label="bound (linear relaxation)"
-    )
-    axes.step(8 * data.size / divisor, best, where="post", color=blue, label="best choice, predicted")
+    held = f", at {data.held}" if data.held else ""
+    label = f"bound (linear relaxation){held}"
+    axes.plot(8 * data.bound_size / divisor, bound, color="0.4", linestyle=":", label=label)
+    label = f"best choice, predicted{held}"
+    axes.step(8 * data.size / divisor, best, where="post", color=blue, label=label)
     _draw_points(axes, data, data.uniform, divisor, _Look(orange, "none", 5.0, "uniform option"))
     _draw_points(axes, data, data.plans, divisor, _Look(black, black, 4.5, "plan", joined=True))
     if data.plan is not None:

@@ -13,7 +13,14 @@ from .joint import Objective, joint_problem, unit_factors
 from .labels import Labels
 from .measure import check_profile, measure_profile, profile_fingerprint, tool_versions
 from .merge import merge_scores
-from .planning import best_uniform_plan, budget_bits, certifies_activations, solve_plan, uniform_plans
+from .planning import (
+    best_uniform_plan,
+    budget_bits,
+    certifies_activations,
+    solve_plan,
+    uniform_plans,
+    uniform_within,
+)
 from .problems import Posed, pose, problem_of
 from .profile import (
     After,
@@ -92,6 +99,7 @@ __all__ = [
     "tool_versions",
     "uniform_options",
     "uniform_plans",
+    "uniform_within",
     "unit_factors",
     "with_confidence",
     "write_profile",

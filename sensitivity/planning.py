@@ -32,7 +32,14 @@ from .task import (
 from .uniform import uniform_choices, uniform_widths
 from .widths import Together, counts_widths, least_loss_widths, profile_site_allowed, solve_together
 
-__all__ = ["best_uniform_plan", "budget_bits", "certifies_activations", "solve_plan", "uniform_plans"]
+__all__ = [
+    "best_uniform_plan",
+    "budget_bits",
+    "certifies_activations",
+    "solve_plan",
+    "uniform_plans",
+    "uniform_within",
+]
 
 
 def budget_bits(profile: Profile, budget: str) -> int:
@@ -181,10 +188,7 @@ def best_uniform_plan(profile: Profile, plan: Plan) -> Plan | None:
     fitting = [
         candidate
         for ends in (False, True)
-        for candidate in uniform_plans(
-            profile, plan.constraints, tables=_tables_of(plan), budgets=plan.budgets, ends=ends
-        ).values()
-        if not excesses(candidate)
+        for candidate in uniform_within(profile, plan, plan.budgets, ends=ends).values()
     ]
     if not fitting:
         return None
@@ -206,6 +210,14 @@ def best_uniform_plan(profile: Profile, plan: Plan) -> Plan | None:
     )
     # Its bit operations are counted at other bits of activations.
     return best.model_copy(update={"certificate": certificate.of_problem(best.problem())})
+
+
+def uniform_within(
+    profile: Profile, plan: Plan, budgets: tuple[str, ...], *, ends: bool = False
+) -> dict[str, Plan]:
+    """Those of `uniform_plans`, under the plan's constraints and tables, that keep all of these budgets."""
+    candidates = uniform_plans(profile, plan.constraints, tables=_tables_of(plan), budgets=budgets, ends=ends)
+    return {name: candidate for name, candidate in candidates.items() if not excesses(candidate)}
 
 
 def uniform_plans(

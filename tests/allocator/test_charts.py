@@ -129,6 +129,14 @@ def test_predicted_and_measured_points_differ_in_shape_and_uniform_options_are_n
     assert axes.get_yscale() == "log"
 
 
+def test_the_legend_says_what_the_curve_holds_fixed() -> None:
+    axes = only_axes(draw_pareto(pareto_data(CURVE, COMPLEXITY, held="these activations")))
+    assert [line.get_label() for line in axes.lines] == [
+        "bound (linear relaxation), at these activations",
+        "best choice, predicted, at these activations",
+    ]
+
+
 def test_of_uniform_options_at_one_place_only_the_first_is_named() -> None:
     uniform = [ParetoPoint("w4", 8000, 0.2), ParetoPoint("w2x2", 8010, 0.201)]
     axes = only_axes(draw_pareto(pareto_data(CURVE, COMPLEXITY, uniform=uniform)))
