@@ -31,8 +31,8 @@ BYTES_OF_UNIT = {
 }
 MULTIPLES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 GRAMMAR = (
-    "write 4b or 3.5b (average stored bits per quantized weight), 1.2MB, 300KiB or 512B (the whole file; "
-    f"units {', '.join(BYTES_OF_UNIT)}), or 25% (of the float network)"
+    "write 4b or 3.5b (average stored bits per quantized weight), 1.2MB, 300KiB or 512B (all that is "
+    f"stored but the file's header; units {', '.join(BYTES_OF_UNIT)}), or 25% (of the float network)"
 )
 NAMED_GRAMMAR = (
     "write bops=2.5G (bit operations), or the name of a table of costs and a limit, such as latency=3.5; "
@@ -47,7 +47,7 @@ class BudgetKind(enum.StrEnum):
     """What a budget limits; the value says it in words."""
 
     AVERAGE_BITS = "average stored bits per quantized weight"
-    FILE_BYTES = "bytes of the whole file"
+    BYTES = "bytes of all that is stored but the file's header"
     FLOAT_PERCENT = "percent of the float network"
     TOTAL = "total of a quantity over all layers"
 
@@ -102,11 +102,11 @@ class Budget:
             raise InputError(f"the budget {self} limits {self.quantity} and not the size; {GRAMMAR}")
         if self.kind is BudgetKind.AVERAGE_BITS:
             return int(self.value * weight_count)
-        whole = self.value * 8 if self.kind is BudgetKind.FILE_BYTES else self.value * float_bits / 100
+        whole = self.value * 8 if self.kind is BudgetKind.BYTES else self.value * float_bits / 100
         if whole <= fixed_bits:
             raise InfeasibleError(
-                f"the budget {self} allows {int(whole):,} bits for the whole file, but what is stored "
-                f"unquantized, such as biases, needs {fixed_bits:,} bits, and the float network has "
+                f"the budget {self} allows {int(whole):,} bits for all that is stored, but what is "
+                f"stored unquantized, such as biases, needs {fixed_bits:,} bits, and the float network has "
                 f"{float_bits:,} bits; raise the budget"
             )
         return int(whole) - fixed_bits
@@ -117,8 +117,8 @@ def parse_budget(text: str) -> Budget:
 
     ``act_memory=200KiB`` limits what values take, for one sample.
 
-    ``b`` is the average of stored bits per quantized weight, overheads included; bytes and percent limit the
-    whole file. Case matters, since a bit is not a byte. A name and ``=`` limit the total of that quantity;
+    ``b`` is the average of stored bits per quantized weight, overheads included; bytes and percent limit
+    all that is stored but the file's header. Case matters, since a bit is not a byte. A name and ``=`` limit the total of that quantity;
     ``size=4b`` is ``4b``.
 
     Raises
@@ -144,7 +144,7 @@ def parse_budget(text: str) -> Budget:
         return Budget(BudgetKind.FLOAT_PERCENT, number, written)
     if unit not in BYTES_OF_UNIT:
         raise InputError(f"'{unit}' in the budget '{stripped}' is not a unit; {GRAMMAR}")
-    return Budget(BudgetKind.FILE_BYTES, number * BYTES_OF_UNIT[unit], written)
+    return Budget(BudgetKind.BYTES, number * BYTES_OF_UNIT[unit], written)
 
 
 def average_budget(weight_bits: int, weight_count: int) -> str:

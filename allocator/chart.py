@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from ..documents import replace_file
 
-__all__ = ["SERIES", "label_layers", "layer_chart_width", "option_colors", "save_figure"]
+__all__ = ["SERIES", "label_layers", "layer_chart_width", "option_colors", "save_figure", "size_unit"]
 
 SERIES = {"blue": "#0072B2", "orange": "#D55E00", "green": "#009E73", "pink": "#CC79A7", "black": "#000000"}
 """Colours of series that have no order, from the palette of Okabe and Ito."""
@@ -53,6 +53,11 @@ def option_colors(count: int) -> list[tuple[float, float, float, float]]:
     scale = colormaps["viridis"]
     # The brightest yellows vanish on white paper.
     return [scale(0.9 * index / max(count - 1, 1)) for index in range(count)]
+
+
+def size_unit(size_bits: float) -> tuple[int, str]:
+    """Bits in the unit that suits sizes up to this one, and its name."""
+    return (8 * 2**20, "MiB") if size_bits >= 8 * 2**20 else (8 * 2**10, "KiB")
 
 
 def save_figure(figure: Figure, path: Path) -> tuple[Path, Path]:

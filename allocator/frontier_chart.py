@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from .chart import SERIES
+from .chart import SERIES, size_unit
 from .measured_frontier import FrontierPoint, MeasuredFrontier
 from .pareto import ParetoCurve
-from .pareto_chart import ParetoData, ParetoPoint, draw_pareto_on, pareto_data, size_unit
+from .pareto_chart import ParetoData, ParetoPoint, draw_pareto_on, pareto_data
 from .plan import Complexity, Measured
 
 __all__ = ["DropSeries", "FrontierData", "draw_frontier", "frontier_data"]
@@ -27,7 +27,7 @@ class DropSeries(NamedTuple):
     Parameters
     ----------
     size : float array (points,)
-        Bytes of the whole file.
+        Bytes of all that is stored.
     drop : float array (points,)
         Points of accuracy lost against the float network.
     low, high : float array (points,)
@@ -86,7 +86,7 @@ def frontier_data(frontier: MeasuredFrontier) -> FrontierData:
 
 def draw_frontier(data: FrontierData) -> Figure:
     """Draw the loss over size as `draw_pareto` does, and below it the accuracy lost, where labels exist."""
-    divisor, unit = size_unit(data.pareto)
+    divisor, unit = size_unit(8 * data.pareto.size[-1])
     if data.plans is None:
         figure = Figure(figsize=(8.0, 5.6), layout="constrained")
         axes = lowest = figure.add_subplot()
@@ -96,7 +96,7 @@ def draw_frontier(data: FrontierData) -> Figure:
         _draw_drops(lowest, data.plans, data.uniform, divisor)
     draw_pareto_on(axes, data.pareto)
     axes.set_title(data.data, fontsize=10, pad=8)
-    lowest.set_xlabel(f"size of the file ({unit})")
+    lowest.set_xlabel(f"size of the network ({unit})")
     return figure
 
 

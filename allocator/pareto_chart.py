@@ -10,11 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from .chart import SERIES
+from .chart import SERIES, size_unit
 from .pareto import ParetoCurve
 from .plan import Complexity
 
-__all__ = ["ParetoData", "ParetoPoint", "draw_pareto", "draw_pareto_on", "pareto_data", "size_unit"]
+__all__ = ["ParetoData", "ParetoPoint", "draw_pareto", "draw_pareto_on", "pareto_data"]
 
 LABEL_SHARE = np.array([0.05, 0.03])
 """Width and height of a name, as shares of the axes."""
@@ -42,7 +42,7 @@ class ParetoPoint(NamedTuple):
 
 
 class ParetoData(NamedTuple):
-    """The numbers of a Pareto chart: sizes in bytes of the whole file, losses in nats.
+    """The numbers of a Pareto chart: sizes in bytes of all that is stored, losses in nats.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ def pareto_data(
 
 
 def draw_pareto(data: ParetoData) -> Figure:
-    """Draw a Pareto chart: loss on a logarithmic axis over the size of the file, average bits above.
+    """Draw a Pareto chart: loss on a logarithmic axis over the size of the network, average bits above.
 
     Predictions are round and measurements are diamonds; a thin line joins the two of one network. The plan's
     are larger and filled, those of uniform options are open and named.
@@ -131,18 +131,13 @@ def draw_pareto(data: ParetoData) -> Figure:
     figure = Figure(figsize=(8.0, 5.4), layout="constrained")
     axes = figure.add_subplot()
     draw_pareto_on(axes, data)
-    axes.set_xlabel(f"size of the file ({size_unit(data)[1]})")
+    axes.set_xlabel(f"size of the network ({size_unit(8 * data.size[-1])[1]})")
     return figure
-
-
-def size_unit(data: ParetoData) -> tuple[float, str]:
-    """Bits in the unit of the size axis, and its name."""
-    return (8e6, "MB") if data.size[-1] >= 1e6 else (8e3, "kB")
 
 
 def draw_pareto_on(axes: Axes, data: ParetoData) -> None:
     """Draw a Pareto chart into given axes, all but the name of the size axis."""
-    divisor = size_unit(data)[0]
+    divisor = size_unit(8 * data.size[-1])[0]
     blue, orange, black = SERIES["blue"], SERIES["orange"], SERIES["black"]
     bound, best = (np.maximum(loss, data.floor) for loss in (data.bound_loss, data.loss))
     held = f", at {data.held}" if data.held else ""

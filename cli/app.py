@@ -111,7 +111,7 @@ allows, prove how close to optimal that is, and write the quantized network.
       the smallest network that loses at most 0.1 points of accuracy, measured
 
 [bold]Budgets[/bold]: 4b (average stored bits per quantized weight, overheads included), 1.2MB or 300KiB
-(the whole file), 25% (of the float network).
+(all that is stored but the file's header), 25% (of the float network).
 
 [bold]Stages[/bold]: the same job in steps that can be cut and resumed: profile, solve, finalize, evaluate,
 frontier, show, plot, export, latency. Each reads and writes documents in the --out folder.

@@ -70,7 +70,7 @@ def test_plan_numbers_are_bits_per_layer_and_shares_of_channels() -> None:
     np.testing.assert_array_equal(data.shares, [[0.75, 0.0], [0.25, 0.0], [0.0, 1.0]])
     np.testing.assert_array_equal(data.mean_bits, [2.5, 10.0])
     assert data.average_bits == 4.0
-    assert "Plan for 4b, chosen per channel: 4.00 bits per weight" in data.title
+    assert "Plan for 4b, chosen per channel: 4.00 bits per weight, 1.17 KiB" in data.title
 
 
 def test_an_option_outside_the_option_set_is_shown_after_the_others() -> None:
@@ -106,7 +106,7 @@ def test_long_layer_names_keep_their_ends() -> None:
     assert [label[-4:] for label in labels] == ["uery", "_key"]
 
 
-def test_pareto_numbers_are_sizes_of_the_whole_file() -> None:
+def test_pareto_numbers_are_sizes_of_the_whole_network() -> None:
     data = pareto_data(CURVE, COMPLEXITY, uniform=[ParetoPoint("w4", 8000, 0.2, 0.05)])
     np.testing.assert_array_equal(data.size, [700.0, 1200.0])
     np.testing.assert_array_equal(data.bound_size, [700.0, 950.0, 1200.0])

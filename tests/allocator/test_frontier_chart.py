@@ -100,7 +100,7 @@ def test_a_curve_without_a_loss_for_every_size_is_refused() -> None:
         FrontierCurve(weight_bits=(1, 2), loss=(0.5,), bound_bits=(1,), bound_loss=(0.5,))
 
 
-def test_the_numbers_of_the_chart_are_sizes_of_the_file_and_points_lost() -> None:
+def test_the_numbers_of_the_chart_are_sizes_of_the_network_and_points_lost() -> None:
     data = frontier_data(LABELLED)
     assert [plan.measured for plan in data.pareto.plans] == [1.0, 0.1]
     assert data.plans is not None
@@ -118,7 +118,7 @@ def test_the_chart_shows_what_accuracy_is_lost_below_the_loss_where_there_are_la
         "loss (KL to the float network, nats)",
         "accuracy lost (points)",
     ]
-    assert figure.axes[1].get_xlabel() == "size of the file (kB)"
+    assert figure.axes[1].get_xlabel() == "size of the network (KiB)"
     figure = draw_frontier(frontier_data(UNLABELLED))
     figure.draw_without_rendering()
     assert len(figure.axes) == 1
