@@ -318,7 +318,8 @@ RefineArg = Annotated[
     int,
     typer.Option(
         min=0,
-        help="Move the plan while its measured loss falls, with at most this many moves measured.",
+        help="Move the plan while its measured loss falls, with at most this many moves measured for each "
+        "kind of scores.",
         rich_help_panel=RUN,
     ),
 ]

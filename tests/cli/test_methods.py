@@ -214,6 +214,15 @@ def test_plans_by_two_kinds_of_scores_compete_and_the_better_is_kept(
         assert alone["plan"]["profile"] == profile.fingerprint.text()
 
 
+def test_moves_say_which_kind_of_scores_they_refine(
+    allocate: Any, fast: tuple[str, ...], tmp_path: Path
+) -> None:
+    outcome = allocate("--budget", "3b", *fast, "--unit", "layer", "--refine", "1", "--out", tmp_path / "run")
+    assert outcome.code == 0, outcome
+    moves = [line.split(":")[0] for line in outcome.err.splitlines() if line.startswith("refine ")]
+    assert moves == ["refine by nearest scores 1/1", "refine by gptq scores 1/1"]
+
+
 def test_by_default_both_kinds_of_scores_compete(
     allocate: Any, fast: tuple[str, ...], tmp_path: Path
 ) -> None:
