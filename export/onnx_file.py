@@ -165,9 +165,9 @@ def serialized(model: ModelProto) -> bytes:
     Raises
     ------
     InputError
-        It has more than 2 GiB, which one ONNX file cannot hold.
+        It has more than 2 GiB, which one ONNX file cannot hold, or the checker refuses it.
     """
-    from onnx import checker
+    from onnx import checker, shape_inference
 
     try:
         content: bytes = model.SerializeToString()
@@ -175,7 +175,13 @@ def serialized(model: ModelProto) -> bytes:
         raise InputError(
             "the network takes more than 2 GiB in ONNX, which one file cannot hold; use --format safetensors"
         ) from error
-    checker.check_model(content, full_check=True)
+    try:
+        checker.check_model(content, full_check=True)
+    except (checker.ValidationError, shape_inference.InferenceError) as error:
+        raise InputError(
+            f"PyTorch exports this network to what is no valid ONNX: {_first_line(error)}; use --format "
+            "safetensors, which takes any network"
+        ) from error
     return content
 
 
@@ -191,6 +197,10 @@ def session_outputs(content: bytes, inputs: tuple[Tensor, ...]) -> NDArray[np.fl
     return output
 
 
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0]
+
+
 def _compare(content: bytes, network: Network, tolerance: float) -> float | None:
     answered = _answered(network)
     if answered is None:
@@ -199,8 +209,7 @@ def _compare(content: bytes, network: Network, tolerance: float) -> float | None
     try:
         found = session_outputs(content, inputs)
     except Exception as error:
-        reason = str(error).strip().split("\n", 1)[0]
-        raise InputError(f"onnxruntime cannot run the exported network: {reason}") from error
+        raise InputError(f"onnxruntime cannot run the exported network: {_first_line(error)}") from error
     if any(tensor.dtype == torch.float16 for tensor in network.tensors.values()):
         tolerance = max(tolerance, HALF_TOLERANCE)
     difference = np.abs(found - expected).max()

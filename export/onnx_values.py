@@ -55,8 +55,11 @@ def _in_onnx(x: Any, step: float, zero_point: int, levels: int) -> Any:
         return op.Constant(value=helper.make_tensor("value", kind, [], [value]))
 
     scale, zero = constant(TensorProto.FLOAT, step), constant(TensorProto.UINT8, zero_point)
-    codes = op.QuantizeLinear(x, scale, zero)
+    # Steps are numbers of single precision: half cannot hold them, and QuantizeLinear takes no double.
+    single = x.dtype == TensorProto.FLOAT
+    codes = op.QuantizeLinear(x if single else op.Cast(x, to=TensorProto.FLOAT), scale, zero)
     if levels < UINT8_LEVELS:
         # Eight bits end at 0 by themselves.
         codes = op.Min(codes, constant(TensorProto.UINT8, levels))
-    return op.DequantizeLinear(codes, scale, zero)
+    values = op.DequantizeLinear(codes, scale, zero)
+    return values if single else op.CastLike(values, x)

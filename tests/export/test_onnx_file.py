@@ -19,6 +19,7 @@ import apportion
 from apportion.allocator import Plan
 from apportion.errors import InputError
 from apportion.export import OnnxExport, export_onnx, load, save_network
+from apportion.export.onnx_file import filled
 from apportion.network import Data, Network, capture
 from apportion.quantizer import parse_options
 from apportion.reconstruct import correct_biases, finalize_nearest
@@ -243,6 +244,22 @@ def test_a_file_that_onnxruntime_cannot_run_is_not_written(
 
     monkeypatch.setattr("apportion.export.onnx_file.session_outputs", failing)
     with pytest.raises(InputError, match="cannot run the exported network: no kernel for Attention"):
+        export_onnx(mixed, tmp_path / "net.onnx")
+    assert not (tmp_path / "net.onnx").exists()
+
+
+def test_a_graph_that_the_checker_refuses_is_not_written(
+    mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*given: Any) -> onnx.ModelProto:
+        model = filled(*given)
+        model.graph.node[-1].op_type = "NoOperator"
+        return model
+
+    monkeypatch.setattr("apportion.export.onnx_file.filled", broken)
+    with pytest.raises(
+        InputError, match=r"no valid ONNX: No Op registered for NoOperator[^\n]*; use --format"
+    ):
         export_onnx(mixed, tmp_path / "net.onnx")
     assert not (tmp_path / "net.onnx").exists()
 

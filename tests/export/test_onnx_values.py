@@ -35,13 +35,32 @@ class Mixed(nn.Module):
         return self.head(nn.functional.gelu(self.second(x) + x).mean((2, 3)))
 
 
+class Plain(nn.Module):
+    """Linear layers alone, since onnxruntime has no convolution in double precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.head = nn.Linear(8, 6), nn.Linear(6, 6), nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.second(self.first(x).relu()).tanh()).mean((1, 2))
+
+
 INPUTS = torch.randn(24, 2, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
-def saved(folder: Path, text: str, exclude: tuple[str, ...] = ()) -> tuple[Network, Finalized]:
+def saved(
+    folder: Path,
+    text: str,
+    exclude: tuple[str, ...] = (),
+    module: type[nn.Module] = Mixed,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Network, Finalized]:
     """A finished run whose activations have these options."""
-    data, options = Data(INPUTS, None, "normal"), parse_option_set(text)
-    network = capture(Mixed(), INPUTS).without(exclude, "excluded")
+    inputs = INPUTS.to(dtype)
+    data, options = Data(inputs, None, "normal"), parse_option_set(text)
+    network = capture(module().to(dtype), inputs).without(exclude, "excluded")
     settings = ActivationSettings(options.activations)
     profile, arrays = measure_profile(network, data, options.weights, activations=settings)
     constraints = Constraints(exclude=exclude, pin={"second": "w4a3"}) if "a3" in text else None
@@ -82,3 +101,24 @@ def test_loaded_exported_and_measured_networks_are_one(
     # A code may become its neighbour where two orders of summation differ in the last digit, in few samples.
     near = (torch.from_numpy(found) - measured).abs().amax(1) < 1e-4
     assert float(near.float().mean()) > 0.8
+
+
+@pytest.mark.parametrize(
+    ("dtype", "module"), [(torch.float16, Mixed), (torch.float16, Plain), (torch.float64, Plain)]
+)
+def test_values_of_half_and_of_double_precision_are_exported(
+    tmp_path: Path, dtype: torch.dtype, module: type[nn.Module]
+) -> None:
+    network, finalized = saved(tmp_path, "w4a3,w8a8", module=module, dtype=dtype)
+    apportion.export_onnx(tmp_path, tmp_path / "net.onnx")
+    graph = onnx.load(tmp_path / "net.onnx").graph
+    assert sum(node.op_type == "QuantizeLinear" for node in graph.node) == 3
+    inputs = INPUTS.to(dtype)
+    with torch.inference_mode():
+        measured = network.run(inputs, tensors=finalized.tensors(network))
+    session = onnxruntime.InferenceSession(tmp_path / "net.onnx")
+    (found,) = session.run(["output"], {session.get_inputs()[0].name: inputs.numpy()})
+    assert found.dtype == measured.numpy().dtype
+    # Half rounds before codes do, so that more codes become their neighbours.
+    difference = (torch.from_numpy(found) - measured).abs().amax(1)
+    assert float(difference.median()) < 1e-2 * float(measured.abs().max())
