@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import fx
 
-from .sites import Site, elements, view_roots
+from .sites import Site, data_values, elements, view_roots
 
 if TYPE_CHECKING:
     from .network import Network
@@ -51,7 +50,7 @@ def live_values(network: Network, sites: Sequence[Site]) -> tuple[LiveValues, ..
     into = _computed_into(network, roots, {site.name for site in sites})
     nodes = {node.name: node for node in network.graph.nodes}
     order = {name: index for index, name in enumerate(nodes)}
-    data = _data_values(network.graph)
+    data = data_values(network.graph)
     last: dict[str, int] = {}
     for node in network.graph.nodes:
         place = order[_end(node.name, into)]
@@ -112,13 +111,3 @@ def _end(name: str, into: dict[str, str]) -> str:
     while name in into:
         name = into[name]
     return name
-
-
-def _data_values(graph: fx.Graph) -> set[str]:
-    """Inputs and what is computed from them, sizes left out."""
-    found: set[str] = set()
-    for node in graph.nodes:
-        computed = "elements" in node.meta and any(each.name in found for each in node.all_input_nodes)
-        if node.op == "placeholder" or computed:
-            found.add(node.name)
-    return found

@@ -12,7 +12,7 @@ from torch import fx
 if TYPE_CHECKING:
     from .network import Network
 
-__all__ = ["Reader", "Site", "elements", "find_sites", "view_roots"]
+__all__ = ["Reader", "Site", "data_values", "elements", "find_sites", "view_roots"]
 
 aten = torch.ops.aten
 
@@ -88,10 +88,11 @@ _KEEPING = (
 )
 # With the least value as second argument.
 _CLIPPING = frozenset({aten.clamp.default, aten.clamp_min.default, aten.hardtanh.default})
-# Products of two computed values, with how many of their arguments are multiplied.
+# Products, with which of their arguments, or lists of them, are multiplied.
 _PRODUCTS = {
     aten.baddbmm.default: slice(1, 3),
     aten.bmm.default: slice(0, 2),
+    aten.einsum.default: slice(1, 2),
     aten.matmul.default: slice(0, 2),
     aten.scaled_dot_product_attention.default: slice(0, 3),
 }
@@ -147,14 +148,24 @@ def view_roots(graph: fx.Graph, *, parts: bool = False) -> dict[str, str]:
     return roots
 
 
+def data_values(graph: fx.Graph) -> set[str]:
+    """Inputs and what is computed from them, sizes left out."""
+    found: set[str] = set()
+    for node in graph.nodes:
+        computed = "elements" in node.meta and any(each.name in found for each in node.all_input_nodes)
+        if node.op == "placeholder" or computed:
+            found.add(node.name)
+    return found
+
+
 def find_sites(network: Network, *, attention: bool = False) -> tuple[Site, ...]:
     """The values that layers read, in the order in which the program computes them.
 
     Parameters
     ----------
     attention : bool
-        Whether the operands of products of two computed values, as in attention, are sites too. Softmax and
-        norms stay float in any case.
+        Whether the operands of products of values, as in attention, are sites too, where at least two of them
+        depend on the inputs. Softmax and norms stay float in any case.
     """
     roots = view_roots(network.graph)
     nodes = {node.name: node for node in network.graph.nodes}
@@ -190,13 +201,14 @@ def find_sites(network: Network, *, attention: bool = False) -> tuple[Site, ...]
 
 def _operands(network: Network) -> list[str]:
     """Values that are multiplied with each other."""
+    data = data_values(network.graph)
     found = []
     for node in network.graph.nodes:
-        if node.target not in _PRODUCTS or network.schedule.steps[network.schedule.position[node.name]].call:
-            continue
-        operands = node.args[_PRODUCTS[node.target]]
-        if all(isinstance(each, fx.Node) and each.op != "get_attr" for each in operands):
-            found += [each.name for each in operands]
+        if node.target in _PRODUCTS:
+            factors: list[fx.Node] = []
+            fx.node.map_arg(node.args[_PRODUCTS[node.target]], factors.append)
+            operands = [each.name for each in factors if each.name in data]
+            found += operands if len(operands) > 1 else []
     return found
 
 

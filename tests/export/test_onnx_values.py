@@ -47,6 +47,20 @@ class Plain(nn.Module):
         return self.head(self.second(self.first(x).relu()).tanh()).mean((1, 2))
 
 
+class Einsum(nn.Module):
+    """Attention of two heads whose products are written as einsum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.head = nn.Linear(8, 24), nn.Linear(8, 8), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.first(x.flatten(1, 2)).unflatten(-1, (3, 2, 4)).unbind(2)
+        shares = torch.einsum("bihd,bjhd->bhij", q, k).softmax(-1)
+        return self.head(self.second(torch.einsum("bhij,bjhd->bihd", shares, v).flatten(2)).mean(1))
+
+
 INPUTS = torch.randn(24, 2, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
@@ -61,7 +75,7 @@ def saved(
     inputs = INPUTS.to(dtype)
     data, options = Data(inputs, None, "normal"), parse_option_set(text)
     network = capture(module().to(dtype), inputs).without(exclude, "excluded")
-    settings = ActivationSettings(options.activations)
+    settings = ActivationSettings(options.activations, attention=True)
     profile, arrays = measure_profile(network, data, options.weights, activations=settings)
     constraints = Constraints(exclude=exclude, pin={"second": "w4a3"}) if "a3" in text else None
     plan = solve_plan(profile, arrays, "8.5b", "layer", constraints=constraints)
@@ -71,17 +85,22 @@ def saved(
 
 
 @pytest.mark.parametrize(
-    ("text", "exclude", "expected"),
+    ("module", "text", "exclude", "expected"),
     [
-        ("w4a3,w8a8", (), {"QuantizeLinear": 3, "Min": 1}),
-        ("w4a3,w8a8", ("head",), {"QuantizeLinear": 2, "Min": 1}),
-        ("w4a8,w4a8d", (), None),
+        (Mixed, "w4a3,w8a8", (), {"QuantizeLinear": 3, "Min": 1}),
+        (Mixed, "w4a3,w8a8", ("head",), {"QuantizeLinear": 2, "Min": 1}),
+        (Mixed, "w4a8,w4a8d", (), None),
+        (Einsum, "w4a8", (), {"QuantizeLinear": 7, "Einsum": 2}),
     ],
 )
 def test_loaded_exported_and_measured_networks_are_one(
-    tmp_path: Path, text: str, exclude: tuple[str, ...], expected: dict[str, int] | None
+    tmp_path: Path,
+    module: type[nn.Module],
+    text: str,
+    exclude: tuple[str, ...],
+    expected: dict[str, int] | None,
 ) -> None:
-    network, finalized = saved(tmp_path, text, exclude)
+    network, finalized = saved(tmp_path, text, exclude, module)
     loaded = apportion.load(tmp_path)
     with torch.inference_mode():
         measured = network.run(INPUTS, tensors=finalized.tensors(network))

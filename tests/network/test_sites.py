@@ -70,6 +70,44 @@ def test_operands_of_products_are_sites_where_asked_for() -> None:
     assert [site.nonnegative for site in added] == [False, False, False, True]
 
 
+class Einsum(nn.Module):
+    """The same head, turned by its place, with its products and a stored matrix in einsum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(4, 12), nn.Linear(4, 4)
+        self.mix = nn.Parameter(torch.randn(4, 4))
+        self.register_buffer("speed", torch.rand(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        turns = torch.einsum("i,j->ij", torch.arange(5.0), 2 * self.speed).cos()
+        q, k, v = (self.qkv(x) * turns.repeat(1, 3)).split(4, dim=-1)
+        seen = torch.einsum("bij,bjd->bid", torch.einsum("bid,bjd->bij", q, k).softmax(-1), v)
+        return self.out(torch.einsum("bid,de->bie", seen, 2 * self.mix)).mean(1)
+
+
+def test_operands_of_einsum_are_sites_where_two_depend_on_the_inputs() -> None:
+    network = capture(Einsum().eval(), torch.randn(2, 5, 4))
+    plain, wide = find_sites(network), find_sites(network, attention=True)
+    added = [site for site in wide if site.name not in {site.name for site in plain}]
+    assert [site.elements for site in added] == [20, 20, 20, 25]
+    assert [site.nonnegative for site in added] == [False, False, False, True]
+    assert any(added[-1].name in each.sites for each in live_values(network, wide))
+
+
+def test_a_product_with_what_no_input_changes_adds_no_sites() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.head = nn.Parameter(torch.randn(4, 4)), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head((x @ (2 * self.weight)).relu())
+
+    network = capture(Scaled().eval(), torch.randn(2, 4))
+    assert find_sites(network, attention=True) == find_sites(network)
+
+
 def test_a_sample_is_of_the_value_and_its_extremes_of_all_numbers(
     mixed_network: Network, images: Tensor
 ) -> None:

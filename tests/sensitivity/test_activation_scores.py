@@ -126,3 +126,36 @@ def test_settings_of_ranges_reach_the_grids(image_data: Data) -> None:
         assert site.grids[0] is not None
         steps[search] = site.grids[0].step
     assert steps[RangeSearch.PERCENTILE] < steps[RangeSearch.MSE] <= steps[RangeSearch.MIN_MAX]
+
+
+class Attention(nn.Module):
+    """One head of attention, its products written as einsum or as matmul."""
+
+    def __init__(self, einsum: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.einsum, self.qkv, self.out = einsum, nn.Linear(6, 18), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).split(6, dim=-1)
+        if self.einsum:
+            seen = torch.einsum("bij,bjd->bid", torch.einsum("bid,bjd->bij", q, k).softmax(-1), v)
+        else:
+            seen = (q @ k.transpose(1, 2)).softmax(-1) @ v
+        return self.out(seen).mean(1)
+
+
+def test_attention_scores_the_same_however_its_products_are_written() -> None:
+    data = Data(2 * torch.randn(12, 5, 6, generator=torch.Generator().manual_seed(0)), None, "normal")
+    settings = ActivationSettings(parse_option_set("w8a2..6").activations, attention=True)
+    fisher, exact = {}, {}
+    for einsum in (False, True):
+        network = capture(Attention(einsum).eval(), data.inputs)
+        sites = site_options(network, data, settings)
+        fisher[einsum] = score_activations(network, data, sites, ALL).loss
+        exact[einsum] = score_activations_exact(network, data, sites).loss
+    # The input, three operands, shares and what the last layer reads.
+    assert fisher[True].shape == (6, 5)
+    for found in (fisher, exact):
+        assert torch.allclose(found[True], found[False], rtol=1e-3)
+    assert spearmanr(exact[True].flatten(), fisher[True].flatten()).statistic > 0.95
