@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..allocator import Budget, Constraints, LiveStep
-from ..network import Network, live_values
+from ..network import Network, find_sites, live_values
 from ..quantizer import parse_activation
 from .activation_grids import ActivationSettings, check_sites, fitting_options
 from .memory import memory_limit, refuse_memory_of_floats
@@ -71,7 +71,8 @@ def fewest_entering(
         LiveStep(operation=each.operation, floats=each.floats, values=each.sites)
         for each in live_values(network, sites)
     )
-    memory_limit(budgets, live, {site.name: site.elements for site in sites}, least, most)
+    more = not settings.attention and len(find_sites(network, attention=True)) > len(sites)
+    memory_limit(budgets, live, {site.name: site.elements for site in sites}, least, most, attention=more)
     fewest, widths = dict.fromkeys(layers, 0), dict[str, list[str]]()
     for site in sites:
         for reader in site.readers:

@@ -17,6 +17,8 @@ def memory_limit(
     elements: Mapping[str, int],
     least: Mapping[str, int],
     most: Mapping[str, int],
+    *,
+    attention: bool,
 ) -> int | None:
     """The least of the budgets of activation memory, in bits; None where there is none.
 
@@ -24,24 +26,39 @@ def memory_limit(
     ----------
     elements, least, most : mapping of str to int
         Numbers of every value, and the bits that each of them has at least and at most.
+    attention : bool
+        Whether operands of attention may be among those that stay float, and could be stored too.
 
     Raises
     ------
     InfeasibleError
-        Less than the values take at their fewest bits; names the least and the greatest.
+        Less than the values take at their fewest bits; names the least and the greatest, and what would help.
     """
     limits = [(Fraction(budget.value) * 8, budget) for budget in budgets if budget.quantity == ACT_MEMORY]
     if not limits:
         return None
     limit, budget = min(limits, key=lambda pair: pair[0])
-    low, high = (peak_bits(live, elements, bits) / 8 for bits in (least, most))
-    if limit < 8 * low:
+    low, high, floats = (
+        peak_bits(live, elements, bits) for bits in (least, most, dict.fromkeys(elements, 0))
+    )
+    if limit < low:
+        taken = _kib(low) if low == high else f"from {_kib(low)} to {_kib(high)}"
+        ways = ["Raise the budget"]
+        if limit < floats:
+            taken += f", and those that stay float alone {_kib(floats)}"
+        else:
+            ways.append("add options of fewer activation bits")
+        if attention:
+            ways.append("store operands of attention, where there is any, with --attention")
         raise InfeasibleError(
-            f"budget {budget} is below what values can reach: where they take most, one sample's take from "
-            f"{float(low) / 1024:.6g}KiB to {float(high) / 1024:.6g}KiB. Raise the budget, add options of "
-            "fewer activation bits, or store operands of attention too with --attention"
+            f"budget {budget} is below what values can reach: where they take most, one sample's take "
+            f"{taken}. {', or '.join(ways)}"
         )
     return int(limit)
+
+
+def _kib(bits: Fraction) -> str:
+    return f"{float(bits) / 8192:.6g}KiB"
 
 
 def refuse_memory_of_floats(budgets: Sequence[Budget]) -> None:

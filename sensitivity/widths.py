@@ -131,7 +131,8 @@ def solve_together(
         {site.name: int(pick(bits[row])) for site, row in zip(found.sites, allowed, strict=True)}
         for pick in (np.min, np.max)
     )
-    memory = memory_limit(budgets, found.live, elements, least, most)
+    more = not found.settings.get("attention")
+    memory = memory_limit(budgets, found.live, elements, least, most, attention=more)
     steps = [] if memory is None else peak_limits(found.live, elements, most, memory)
     groups = {row: group for group in rules.groups for row in group}
     parts = _Parts(profile, facts, rules.allowed, allowed, bits, limits, groups, counted=memory is not None)

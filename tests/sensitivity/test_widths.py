@@ -6,10 +6,12 @@ import itertools
 from collections.abc import Iterator
 
 import pytest
+import torch
+from torch import Tensor, nn
 
 from apportion.allocator import Constraints, CostTable, LiveStep, Plan, excesses
 from apportion.errors import InfeasibleError, InputError
-from apportion.network import Network
+from apportion.network import Network, capture
 from apportion.quantizer import parse_activation, parse_option, parse_option_set, parse_options
 from apportion.sensitivity import (
     ActivationSettings,
@@ -209,7 +211,9 @@ def test_uniform_plans_have_every_pair_of_options(profile: Profile) -> None:
 def test_what_cannot_be_reached_says_how_far_options_go(profile: Profile) -> None:
     with pytest.raises(InfeasibleError, match=r"budget bops=10 is below .* bops is from 1920 to"):
         solve_plan(profile, None, "bops=10", "layer")
-    with pytest.raises(InfeasibleError, match=r"budget act_memory=20B is below .* from 0\.1\d+KiB to"):
+    with pytest.raises(
+        InfeasibleError, match=r"budget act_memory=20B is below .* from 0\.1\d+KiB to .*attention"
+    ):
         solve_plan(profile, None, "act_memory=20B", "layer")
     bare = profile.model_copy(update={"activations": None})
     with pytest.raises(InputError, match="limits what activations take, and they stay float"):
@@ -248,6 +252,42 @@ def test_what_is_out_of_reach_is_known_before_measuring(image_network: Network) 
             check_feasible(image_network, parse_options("w2"), budget, "layer", activations=settings)
     with pytest.raises(InputError, match="limits what activations take"):
         check_feasible(image_network, parse_options("w2"), "act_memory=9MB", "layer")
+
+
+class Attention(nn.Module):
+    """One head, in which 36 products of queries and keys stay float before softmax."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value, self.head = (nn.Linear(4, 4) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        shares = (self.query(x) @ self.key(x).transpose(1, 2)).softmax(-1)
+        return self.head(shares @ self.value(x)).mean(1)
+
+
+def test_what_is_said_of_memory_out_of_reach_would_help(image_network: Network) -> None:
+    attending = capture(Attention().eval(), torch.randn(2, 6, 4))
+
+    def said(network: Network, budget: str, *, attention: bool = False) -> str:
+        settings = ActivationSettings(parse_option_set("w2a4").activations, attention=attention)
+        with pytest.raises(InfeasibleError) as refused:
+            check_feasible(
+                network, parse_options("w2"), f"act_memory={budget}", "layer", activations=settings
+            )
+        return str(refused.value)
+
+    fewer, other = "add options of fewer activation bits", "--attention"
+    for text in (said(image_network, "1B"), said(attending, "1B", attention=True)):
+        assert other not in text
+    assert other in said(attending, "1B")
+    # At the first product: its result, and, of 4 bits each, the input, the queries and the keys.
+    floats, all_values = 4 * 36, 4 * 36 + 24 // 2 * 3
+    beyond = said(attending, f"{floats - 1}B", attention=True)
+    assert "those that stay float alone 0.140625KiB. Raise the budget" in beyond
+    assert fewer not in beyond
+    within = said(attending, f"{all_values - 1}B", attention=True)
+    assert f"take {all_values / 1024:.6g}KiB. Raise the budget, or {fewer}" in within
 
 
 def pair_costs(network: Network, a4: float, *options: str) -> CostTable:
