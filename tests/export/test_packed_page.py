@@ -66,6 +66,19 @@ def test_the_page_reads_strips_of_inputs(reader: Any, network: Network, data: Da
     check_same(reader, tmp_path)
 
 
+def test_the_page_reads_steps_of_small_weights(
+    reader: Any, network: Network, assign: Assign, tmp_path: Path
+) -> None:
+    scaled = {layer.weight: network.tensors[layer.weight] * 1e-3 for layer in network.layers}
+    small = network.replace(scaled)
+    plan = assign({layer.name: ("w8",) * layer.channels for layer in network.layers})
+    save_network(tmp_path, small, plan, finalize_nearest(small, plan))
+    found, expected = reader(tmp_path / "weights.safetensors"), load_state(tmp_path)
+    for name in scaled:
+        # Steps are far below the least half-precision number; float32 holds 2^-24 of each weight.
+        np.testing.assert_allclose(found[name], expected[name].numpy(), rtol=1e-6, atol=0)
+
+
 def test_a_run_is_loaded_where_no_solver_is_installed(network: Network, plan: Plan, tmp_path: Path) -> None:
     save_network(tmp_path, network, plan, finalize_nearest(network, plan))
     program = (
