@@ -121,7 +121,10 @@ def activation_bits(activations: Sequence[ActivationPlan]) -> dict[str, int]:
 
 
 def layer_activations(activations: Sequence[ActivationPlan]) -> dict[str, int]:
-    """For every layer the sum over what it reads of ``macs * bits``, so that bops are this times its bits."""
+    """For every layer that multiplies values the sum over these of ``macs * bits``: bops are that times its bits.
+
+    Embeddings, which read ids, have none.
+    """
     found: dict[str, int] = {}
     for value in activations:
         for layer, macs in value.readers.items():

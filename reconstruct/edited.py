@@ -98,7 +98,7 @@ def _with_bit_operations(plan: Plan) -> Plan:
     assert plan.tables is not None
     costs = {
         layer: {
-            text: float(entering[layer] * parse_option(text).bits * parse_option(text).points)
+            text: float(entering.get(layer, 0) * parse_option(text).bits * parse_option(text).points)
             for text in options
         }
         for layer, options in plan.tables[BOPS].items()

@@ -141,14 +141,14 @@ def counted_table(
     ----------
     quantity : "macs" or "bops"
     entering : mapping of str to int, optional
-        For every layer the sum over what it reads of ``macs * bits``, see `layer_activations`; default: all
-        are floats.
+        For every layer that multiplies values the sum over these of ``macs * bits``, see
+        `layer_activations`; default: all are floats.
     """
     costs = {}
     for layer in facts:
         work = layer.macs
         if quantity == BOPS:
-            work = layer.macs * FLOAT_BITS if entering is None else entering[layer.name]
+            work = layer.macs * FLOAT_BITS if entering is None else entering.get(layer.name, 0)
         costs[layer.name] = {
             text: float(work * option.points * (option.bits if quantity == BOPS else 1))
             for text, option in ((text, parse_option(text)) for text in options)

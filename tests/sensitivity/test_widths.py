@@ -11,14 +11,16 @@ from torch import Tensor, nn
 
 from apportion.allocator import Constraints, CostTable, LiveStep, Plan, excesses
 from apportion.errors import InfeasibleError, InputError
-from apportion.network import Network, capture
+from apportion.network import Data, Network, capture
 from apportion.quantizer import parse_activation, parse_option, parse_option_set, parse_options
+from apportion.reconstruct import accept_edits
 from apportion.sensitivity import (
     ActivationSettings,
     Profile,
     best_uniform_plan,
     certifies_activations,
     check_feasible,
+    measure_profile,
     solve_plan,
     task_of,
     uniform_plans,
@@ -194,6 +196,24 @@ def test_channels_are_chosen_at_the_widths_of_whole_layers(make_profile: object)
     assert not certifies_activations(channel)
     again = task_of(profile, arrays, channel)
     assert again.plan_of(again.choice_of(channel)).complexity == channel.complexity
+
+
+@pytest.mark.parametrize("unit", ["layer", "channel"])
+def test_an_embedding_takes_no_bit_operations(token_network: Network, token_data: Data, unit: str) -> None:
+    options = parse_option_set("w3..5a4..6")
+    profile, arrays = measure_profile(
+        token_network, token_data, options.weights, activations=ActivationSettings(options.activations)
+    )
+    plan = solve_plan(profile, arrays, ["bops=10k", "6b"], unit)
+    assert plan.tables is not None
+    assert set(plan.tables["bops"]["table"].values()) == {0.0}
+    assert min(plan.tables["bops"]["mix"].values()) > 0
+    lower = plan.activations[0].model_copy(update={"option": "a4"})
+    raised = plan.model_copy(update={"activations": (lower, *plan.activations[1:]), "assignment": "edited"})
+    accepted = accept_edits(raised)
+    assert accepted.tables is not None
+    assert accepted.tables["bops"]["table"] == plan.tables["bops"]["table"]
+    assert accepted.certificate is None
 
 
 def test_uniform_plans_have_every_pair_of_options(profile: Profile) -> None:
