@@ -11,7 +11,7 @@ from .activation_plan import (
     peak_bits,
     peak_limits,
 )
-from .budget import ACT_MEMORY, SIZE, Budget, BudgetKind, average_budget, parse_budget
+from .budget import ACT_MEMORY, SIZE, AmountForm, Budget, BudgetKind, average_budget, parse_budget
 from .chart import label_layers, layer_chart_width, save_figure
 from .codes import CodeSavings
 from .conflict import check_together
@@ -66,6 +66,7 @@ __all__ = [
     "SIZE",
     "ActivationChoice",
     "ActivationPlan",
+    "AmountForm",
     "Budget",
     "BudgetKind",
     "Certificate",

@@ -121,9 +121,9 @@ def activation_bits(activations: Sequence[ActivationPlan]) -> dict[str, int]:
 
 
 def layer_activations(activations: Sequence[ActivationPlan]) -> dict[str, int]:
-    """For every layer that multiplies values the sum over these of ``macs * bits``: bops are that times its bits.
+    """For every layer that multiplies values the sum over these of ``macs * bits``.
 
-    Embeddings, which read ids, have none.
+    Its bit operations are this times its own bits. Embeddings, which read ids, have no entry.
     """
     found: dict[str, int] = {}
     for value in activations:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import enum
+import math
 import re
 from dataclasses import dataclass, field
 from decimal import Decimal
+from fractions import Fraction
 
 from ..errors import InfeasibleError, InputError
 
-__all__ = ["ACT_MEMORY", "SIZE", "Budget", "BudgetKind", "average_budget", "parse_budget"]
+__all__ = ["ACT_MEMORY", "SIZE", "AmountForm", "Budget", "BudgetKind", "average_budget", "parse_budget"]
 
 SIZE = "size"
 """The quantity that budgets without a name limit."""
@@ -19,6 +21,10 @@ BUDGET_FORM = re.compile(
     r"(?:(?P<name>[A-Za-z_][\w-]{0,63})\s*=\s*)?"
     r"(?P<number>[+-]?(?:\d{1,15}(?:\.\d{0,9})?|\.\d{1,9}))\s*(?P<unit>[A-Za-z%]*)"
 )
+MOST_DECIMALS = 9
+"""Of the number of a budget."""
+SIZE_DIGITS = 4
+"""Of sizes in messages."""
 BYTES_OF_UNIT = {
     "B": 1,
     "kB": 10**3,
@@ -50,6 +56,37 @@ class BudgetKind(enum.StrEnum):
     BYTES = "bytes of all that is stored but the file's header"
     FLOAT_PERCENT = "percent of the float network"
     TOTAL = "total of a quantity over all layers"
+
+
+@dataclass(frozen=True)
+class AmountForm:
+    """How messages write an amount: as a budget that limits it is written, ``(amount + offset) / scale``.
+
+    Parameters
+    ----------
+    scale : int or Fraction
+        Whole numbers, or bits, in one of the unit.
+    unit : str
+        What stands behind the number, such as ``b`` or ``MB``.
+    offset : int
+        What the budget counts beside the amount.
+    digits : int
+        Significant digits.
+    """
+
+    scale: int | Fraction = 1
+    unit: str = ""
+    offset: int = 0
+    digits: int = 6
+
+    def text(self, amount: int | Fraction) -> str:
+        """The amount, rounded up, so that a budget of what is written allows it."""
+        value = (Fraction(amount) + self.offset) / self.scale
+        decimals = MOST_DECIMALS
+        if value:
+            decimals = min(self.digits - 1 - math.floor(math.log10(abs(value))), MOST_DECIMALS)
+        steps = math.ceil(value * Fraction(10) ** decimals)
+        return f"{Decimal(steps).scaleb(-decimals).normalize():f}{self.unit}"
 
 
 @dataclass(frozen=True)
@@ -110,6 +147,18 @@ class Budget:
                 f"{float_bits:,} bits; raise the budget"
             )
         return int(whole) - fixed_bits
+
+    def form(self, weight_count: int, fixed_bits: int, float_bits: int) -> AmountForm:
+        """How messages write bits of the quantized weights under a budget of the size.
+
+        Parameters as `bits`.
+        """
+        if self.kind is BudgetKind.AVERAGE_BITS:
+            return AmountForm(weight_count, "b", digits=SIZE_DIGITS)
+        if self.kind is BudgetKind.FLOAT_PERCENT:
+            return AmountForm(Fraction(float_bits, 100), "%", fixed_bits, SIZE_DIGITS)
+        unit = self.text.lstrip("+.0123456789 ")
+        return AmountForm(8 * BYTES_OF_UNIT[unit], unit, fixed_bits, SIZE_DIGITS)
 
 
 def parse_budget(text: str) -> Budget:

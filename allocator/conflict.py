@@ -198,6 +198,7 @@ def _subset(problem: MultiProblem, kept: list[int]) -> MultiProblem:
         costs=problem.costs[kept],
         budgets=tuple(problem.budgets[k] for k in kept),
         budget_names=tuple(problem.budget_names[k] for k in kept),
+        forms=tuple(problem.forms[k] for k in kept) if problem.forms else None,
         scales=tuple(problem.scales[k] for k in kept) if problem.scales else None,
     )
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from .budget import AmountForm
 from .choices import MAX_TOTAL_COST, Choices, check_costs, check_losses, whole_budget, whole_costs
 from .problem import CostRange, Problem
 
@@ -35,8 +36,10 @@ class MultiProblem(Choices):
         False forbids an option to a unit; what `loss` and `costs` hold there is ignored. Default: none is.
     unit_names, option_names : tuple of str, optional
         For messages; units are layers or channels.
+    forms : tuple of AmountForm, optional
+        How messages write amounts of each measure. Default: as whole numbers.
     scales : tuple of int, optional
-        Whole numbers per unit of each measure, by which messages divide amounts. Default: 1 each.
+        Whole numbers per unit of each measure, by which shadow prices of the unit are more. Default: 1 each.
 
     Raises
     ------
@@ -52,6 +55,7 @@ class MultiProblem(Choices):
     allowed: NDArray[np.bool_] | None = None
     unit_names: tuple[str, ...] | None = None
     option_names: tuple[str, ...] | None = None
+    forms: tuple[AmountForm, ...] | None = None
     scales: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -82,8 +86,7 @@ class MultiProblem(Choices):
 
     def amount(self, index: int, whole: int) -> str:
         """How messages write a cost in one of the measures."""
-        scale = self.scales[index] if self.scales else 1
-        return f"{whole:,}" if scale == 1 else f"{whole / scale:.6g}"
+        return self.forms[index].text(whole) if self.forms else f"{whole:,}"
 
     @property
     def limits(self) -> NDArray[np.int64]:

@@ -70,6 +70,7 @@ def solve_blocks(task: Task, time_limit_s: float | None = None) -> MultiSolution
         allowed,
         None if names is None else tuple(" + ".join(names[unit] for unit in group) for group in groups),
         None,
+        problem.forms,
         problem.scales,
     )
     found = solve_multi(blocks, time_limit_s=time_limit_s)

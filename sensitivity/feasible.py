@@ -11,6 +11,7 @@ from ..allocator import (
     ACT_MEMORY,
     COUNTED,
     SIZE,
+    AmountForm,
     Budget,
     Constraints,
     CostTable,
@@ -75,12 +76,15 @@ class Limit:
         Which costs it limits: 0 the bits, k + 1 the table k.
     amount : int
         The limit in bits, or in the whole numbers of the table, rounded down.
+    form : AmountForm
+        How messages write such amounts.
     """
 
     budget: Budget
     name: str
     cost: int
     amount: int
+    form: AmountForm
 
 
 def ledger_of(network: Network) -> Ledger:
@@ -212,19 +216,20 @@ def limits_of(budgets: Sequence[Budget], posed: Posed, unit: str, ledger: Ledger
         name = budget.quantity if quantities.count(budget.quantity) == 1 else str(budget)
         if budget.quantity == SIZE:
             size_bits = min(_size_limit(budget, posed, unit, ledger), MOST)
-            limits.append(Limit(budget, name, 0, size_bits))
+            limits.append(Limit(budget, name, 0, size_bits, budget.form(*ledger)))
             continue
         index = [table.name for table in posed.tables].index(budget.quantity)
         scale = posed.scales[index]
-        amount = min(int(Fraction(budget.value) * scale), MOST)
-        limits.append(Limit(budget, name, index + 1, amount))
+        form, amount = AmountForm(scale), min(int(Fraction(budget.value) * scale), MOST)
+        limits.append(Limit(budget, name, index + 1, amount, form))
         least, greatest = cost_range(replace(posed.problem, cost=posed.further[index]))
         if amount < least:
             raise InfeasibleError(
                 f"budget {budget} is below what {_choices(posed)} can reach per {unit}: {budget.quantity} is "
-                f"from {least / scale:.6g} to {greatest / scale:.6g}. Raise the budget or add cheaper options"
+                f"from {form.text(least)} to {form.text(greatest)}. Raise the budget or "
+                "add cheaper options"
             )
-    return tuple(limits) or (Limit(budgets[0], SIZE, 0, MOST),)
+    return tuple(limits) or (Limit(budgets[0], SIZE, 0, MOST, AmountForm()),)
 
 
 def under_limits(posed: Posed, limits: Sequence[Limit]) -> MultiProblem:
@@ -233,6 +238,7 @@ def under_limits(posed: Posed, limits: Sequence[Limit]) -> MultiProblem:
         [limit.name for limit in limits],
         [limit.cost for limit in limits],
         [limit.amount for limit in limits],
+        [limit.form for limit in limits],
     )
 
 
@@ -247,11 +253,9 @@ def _size_limit(budget: Budget, posed: Posed, unit: str, ledger: Ledger) -> int:
         return limit
 
     def described(weight_bits: int) -> str:
-        size_bits = weight_bits + ledger.fixed_bits
-        return (
-            f"{weight_bits / ledger.weight_count:.3f}b ({size_bits / 8e6:.3g}MB, "
-            f"{100 * size_bits / ledger.float_bits:.2f}%)"
-        )
+        forms = [parse_budget(f"1{unit}").form(*ledger) for unit in ("b", "MB", "%")]
+        average, file, share = (form.text(weight_bits) for form in forms)
+        return f"{average} ({file}, {share})"
 
     raise InfeasibleError(
         f"budget {budget} is below what {_choices(posed)} can reach per {unit}: from "

@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
-from ..allocator import ACT_MEMORY, Budget, LiveStep, peak_bits
+from ..allocator import ACT_MEMORY, AmountForm, Budget, LiveStep, peak_bits
 from ..errors import InfeasibleError, InputError
 
-__all__ = ["memory_limit", "refuse_memory_of_floats"]
+__all__ = ["memory_form", "memory_limit", "refuse_memory_of_floats"]
+
+
+def memory_form(float_bits: int = 0) -> AmountForm:
+    """How messages write bits in memory at an operation, with those of what stays float there."""
+    return AmountForm(8 * 1024, "KiB", float_bits)
 
 
 def memory_limit(
@@ -42,10 +47,11 @@ def memory_limit(
         peak_bits(live, elements, bits) for bits in (least, most, dict.fromkeys(elements, 0))
     )
     if limit < low:
-        taken = _kib(low) if low == high else f"from {_kib(low)} to {_kib(high)}"
+        form = memory_form()
+        taken = form.text(low) if low == high else f"from {form.text(low)} to {form.text(high)}"
         ways = ["Raise the budget"]
         if limit < floats:
-            taken += f", and those that stay float alone {_kib(floats)}"
+            taken += f", and those that stay float alone {form.text(floats)}"
         else:
             ways.append("add options of fewer activation bits")
         if attention:
@@ -55,10 +61,6 @@ def memory_limit(
             f"{taken}. {', or '.join(ways)}"
         )
     return int(limit)
-
-
-def _kib(bits: Fraction) -> str:
-    return f"{float(bits) / 8192:.6g}KiB"
 
 
 def refuse_memory_of_floats(budgets: Sequence[Budget]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..allocator import (
+    AmountForm,
     CodeSavings,
     Constraints,
     CostTable,
@@ -92,7 +93,13 @@ class Posed:
         chosen = names[choice[self.member]]
         return [list(chosen[a:b]) for a, b in zip(self.starts[:-1], self.starts[1:], strict=True)]
 
-    def under(self, names: Sequence[str], costs: Sequence[int], budgets: Sequence[int]) -> MultiProblem:
+    def under(
+        self,
+        names: Sequence[str],
+        costs: Sequence[int],
+        budgets: Sequence[int],
+        forms: Sequence[AmountForm] | None = None,
+    ) -> MultiProblem:
         """The problem under several budgets.
 
         Parameters
@@ -103,6 +110,8 @@ class Posed:
             What each limits: 0 the bits, k + 1 the table k.
         budgets : sequence of int
             In bits, or in the whole numbers of the table.
+        forms : sequence of AmountForm, optional
+            How messages write them.
         """
         every, scales = (self.problem.cost, *self.further), (1, *self.scales)
         return MultiProblem(
@@ -113,6 +122,7 @@ class Posed:
             self.problem.allowed,
             self.problem.unit_names,
             self.problem.option_names,
+            None if forms is None else tuple(forms),
             tuple(scales[index] for index in costs),
         )
 

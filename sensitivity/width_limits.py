@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from ..allocator import ACT_MEMORY, BOPS, MACS, SIZE, Budget, CostTable, WholeCosts
+from ..allocator import ACT_MEMORY, BOPS, MACS, SIZE, AmountForm, Budget, CostTable, WholeCosts
 from ..quantizer import parse_option
 from .facts import LayerFacts, allowed_options
 from .feasible import Ledger
@@ -31,6 +31,8 @@ class WidthLimit:
         The limit, in whole numbers.
     scale : int
         Whole numbers per unit of the quantity.
+    form : AmountForm
+        How messages write amounts.
     costs : int64 array (layers, options) or (layers, options, activation options)
         The latter where a table names pairs such as ``w4a8``.
     by_bits : bool
@@ -41,6 +43,7 @@ class WidthLimit:
     name: str
     amount: int
     scale: int
+    form: AmountForm
     costs: NDArray[np.int64]
     by_bits: bool = False
 
@@ -96,13 +99,14 @@ def width_limits(
         name = budget.quantity if quantities.count(budget.quantity) == 1 else str(budget)
         if budget.quantity == SIZE:
             sizes = np.array([layer.size_bits for layer in facts])
-            found.append(WidthLimit(budget, name, budget.bits(*ledger), 1, sizes))
+            found.append(WidthLimit(budget, name, budget.bits(*ledger), 1, budget.form(*ledger), sizes))
         elif budget.quantity == MACS:
-            found.append(WidthLimit(budget, name, int(budget.value), 1, macs * points))
+            found.append(WidthLimit(budget, name, int(budget.value), 1, AmountForm(), macs * points))
         elif budget.quantity == BOPS:
             product = points * np.array([option.bits for option in parsed])
             costs = np.tile(product, (len(facts), 1))
-            found.append(WidthLimit(budget, name, int(budget.value), 1, costs, by_bits=True))
+            amount = int(budget.value)
+            found.append(WidthLimit(budget, name, amount, 1, AmountForm(), costs, by_bits=True))
         elif budget.quantity != ACT_MEMORY:
             table = known[budget.quantity]
             found.append(_of_table(profile, facts, budget, name, table, allowed, widths))
@@ -129,4 +133,5 @@ def _of_table(
     )
     costs = whole.layer.reshape(len(facts), len(profile.options), len(ends))
     amount = int(Fraction(budget.value) * whole.scale)
-    return WidthLimit(budget, name, amount, whole.scale, costs if table.names_pairs else costs[:, :, 0])
+    own = costs if table.names_pairs else costs[:, :, 0]
+    return WidthLimit(budget, name, amount, whole.scale, AmountForm(whole.scale), own)

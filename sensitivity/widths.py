@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ..allocator import (
     ACT_MEMORY,
     BOPS,
+    FLOAT_BITS,
     Budget,
     Certificate,
     Columns,
@@ -37,7 +38,7 @@ from ..quantizer import parse_activation
 from .activation_profile import ActivationProfile
 from .facts import LayerFacts, facts_of_profile, rules_of
 from .feasible import Ledger
-from .memory import memory_limit
+from .memory import memory_form, memory_limit
 from .problems import layer_scores
 from .profile import Profile
 from .site_rules import site_allowed
@@ -261,10 +262,11 @@ def _solved(
     shape = (len(units), max(map(len, columns)))
     loss, allowed = np.zeros(shape), np.zeros(shape, np.bool_)
     costs = np.zeros((len(limits) + len(steps), *shape), np.int64)
-    names = [limit.name for limit in limits]
+    names, forms = [limit.name for limit in limits], [limit.form for limit in limits]
     alive = []
     for step, _ in steps:
         names.append(f"{ACT_MEMORY} at {step.operation}")
+        forms.append(memory_form(FLOAT_BITS * step.floats))
         alive.append(set(step.values))
     for row, ((sites, _), each) in enumerate(zip(units, columns, strict=True)):
         count = len(each)
@@ -278,7 +280,8 @@ def _solved(
     amounts = [limit.amount for limit in limits] + [left for _, left in steps]
     if not amounts:
         # Memory is all that is limited, and it suffices for everything.
-        names, amounts, costs = [ACT_MEMORY], [0], np.zeros((1, *shape), np.int64)
+        names, forms = [ACT_MEMORY], [memory_form()]
+        amounts, costs = [0], np.zeros((1, *shape), np.int64)
     _refuse_unreachable(limits, costs, allowed)
     solution = solve_multi(
         MultiProblem(
@@ -288,7 +291,7 @@ def _solved(
             tuple(names),
             allowed,
             tuple(" + ".join(_unit_names(profile, found, unit)) for unit in units),
-            scales=tuple(limit.scale for limit in limits) + (1,) * (len(names) - len(limits)),
+            forms=tuple(forms),
         ),
         time_limit_s=time_limit_s,
     )
@@ -322,6 +325,6 @@ def _refuse_unreachable(
         if limit.amount < least:
             raise InfeasibleError(
                 f"budget {limit.budget} is below what the options of weights and activations can reach per "
-                f"layer: {limit.name} is from {least / limit.scale:.6g} to {greatest / limit.scale:.6g}. "
-                "Raise the budget or add cheaper options"
+                f"layer: {limit.name} is from {limit.form.text(least)} to "
+                f"{limit.form.text(greatest)}. Raise the budget or add cheaper options"
             )

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apportion.allocator import BudgetKind, average_budget, parse_budget
+from apportion.allocator import AmountForm, BudgetKind, average_budget, parse_budget
 from apportion.errors import InfeasibleError, InputError
 
 
@@ -131,3 +131,34 @@ def test_a_total_of_another_quantity_is_no_limit_on_the_size() -> None:
 def test_an_average_budget_allows_the_bits_it_was_made_for_and_hardly_more(bits: int, weights: int) -> None:
     allowed = parse_budget(average_budget(bits, weights)).bits(weights, 0, 0)
     assert bits <= allowed <= bits + weights // 10_000 + 1
+
+
+@settings(derandomize=True, deadline=None)
+@given(
+    amount=st.integers(1, 10**13),
+    text=st.sampled_from(["4b", "1.2MB", "300KiB", "512B", "25%"]),
+    weights=st.integers(1, 10**12),
+    fixed=st.integers(0, 10**12),
+)
+def test_a_size_that_messages_round_up_is_a_budget_that_allows_it(
+    amount: int, text: str, weights: int, fixed: int
+) -> None:
+    ledger = (weights, fixed, 32 * weights + fixed)
+    written = parse_budget(text).form(*ledger).text(amount)
+    assert written.lstrip(".0123456789") == text.lstrip(".0123456789")
+    assert parse_budget(written).bits(*ledger) >= amount
+
+
+@pytest.mark.parametrize(
+    ("form", "amount", "written"),
+    [
+        (AmountForm(), 1920, "1920"),
+        (AmountForm(), 1_234_567, "1234570"),
+        (AmountForm(3), 1, "0.333334"),
+        (AmountForm(10**12), 1, "0.000000001"),
+        (AmountForm(8 * 1024, "KiB", 8192), 0, "1KiB"),
+        (AmountForm(), 0, "0"),
+    ],
+)
+def test_amounts_are_written_without_an_exponent(form: AmountForm, amount: int, written: str) -> None:
+    assert form.text(amount) == written

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -233,8 +234,13 @@ def test_what_cannot_be_reached_says_how_far_options_go(profile: Profile) -> Non
         solve_plan(profile, None, "bops=10", "layer")
     with pytest.raises(
         InfeasibleError, match=r"budget act_memory=20B is below .* from 0\.1\d+KiB to .*attention"
-    ):
+    ) as low:
         solve_plan(profile, None, "act_memory=20B", "layer")
+    with pytest.raises(InfeasibleError, match=r"size is from [\d.]+MB to") as small:
+        solve_plan(profile, None, ["0.0001MB", "bops=8000"], "layer")
+    for refused, form in ((low, r"from ([\d.]+KiB) to"), (small, r"from ([\d.]+MB) to")):
+        (least,) = re.findall(form, str(refused.value))
+        solve_plan(profile, None, f"act_memory={least}" if refused is low else [least, "bops=8000"], "layer")
     bare = profile.model_copy(update={"activations": None})
     with pytest.raises(InputError, match="limits what activations take, and they stay float"):
         solve_plan(bare, None, "act_memory=20KiB", "layer")
