@@ -96,6 +96,11 @@ class ActivationPlan(Document):
         """What the option means."""
         return self.choices[self.option]
 
+    def about(self) -> list[object]:
+        """What a choice among the options is about: all but the choice itself."""
+        losses = {option: choice.predicted_loss for option, choice in self.choices.items()}
+        return [self.name, self.elements, self.readers, losses]
+
 
 class LiveStep(Document):
     """What is in memory at one operation, for one sample.

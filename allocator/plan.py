@@ -219,7 +219,8 @@ class Plan(Document):
     quantizer : dict
         How steps are searched and points fitted.
     assignment : str
-        Digest of the chosen options, by which an edit is noticed; see `assignment_digest`.
+        Digest of the chosen options and of the values' grids, by which an edit is noticed; see
+        `assignment_digest`.
     versions : dict of str to str
         Versions of the tools that made the plan.
     layers : tuple of LayerPlan
@@ -288,11 +289,15 @@ class Plan(Document):
     def problem(self) -> str:
         """SHA-256 over all that a certificate is about but the choice itself, 16 hexadecimal digits.
 
-        That is the budgets, constraints and tables, the quantizer, and the losses that the scores predict.
+        That is the budgets, constraints and tables, the quantizer, the losses that the scores predict, and
+        what values take.
         """
         rules = None if self.constraints is None else self.constraints.model_dump(mode="json")
         losses = [self.predicted_loss, *(layer.predicted_loss for layer in self.layers)]
-        about = [self.budgets, rules, self.tables or None, self.quantizer, losses]
+        about: list[object] = [self.budgets, rules, self.tables or None, self.quantizer, losses]
+        if self.activations:
+            live = [step.model_dump(mode="json") for step in self.live]
+            about += [[value.about() for value in self.activations], live]
         text = json.dumps(about, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -317,12 +322,16 @@ class Plan(Document):
 
 
 def assignment_digest(layers: Sequence[LayerPlan], activations: Sequence[ActivationPlan] = ()) -> str:
-    """SHA-256 over names, cuts and options of all layers and values, 16 hexadecimal digits."""
+    """SHA-256 over names, cuts and options of all layers, and names, options and grids of all values.
+
+    16 hexadecimal digits.
+    """
     digest = hashlib.sha256()
     for layer in layers:
         digest.update(f"{layer.name}:{layer.cut or ''}:{','.join(layer.strip_options())};".encode())
     for value in activations:
-        digest.update(f"{value.name}:{value.option};".encode())
+        chosen = value.chosen
+        digest.update(f"{value.name}:{value.option}:{chosen.step}:{chosen.zero_point};".encode())
     return digest.hexdigest()[:16]
 
 

@@ -21,7 +21,7 @@ from ..allocator import (
     parse_unit,
 )
 from ..errors import InputError
-from ..quantizer import Quantizer, option_names, parse_option, stored_bits, weight_part
+from ..quantizer import Quantizer, option_names, parse_activation, parse_option, stored_bits, weight_part
 
 __all__ = ["accept_edits"]
 
@@ -34,13 +34,14 @@ def accept_edits(plan: Plan) -> Plan:
     Raises
     ------
     InputError
-        A quantizer or option that does not exist, an option that is not in the plan's option set, or an edit
-        that breaks one of the plan's own constraints or leads over one of its budgets; says which, and by how
-        much.
+        A quantizer or option that does not exist, an option that is not in the plan's option set, or of other
+        bits than its name says, or an edit that breaks one of the plan's own constraints or leads over one of
+        its budgets; says which, and by how much.
     """
     # Refuses one that does not exist.
     Quantizer.from_settings(plan.quantizer)
     layers = tuple(_counted(plan, layer) for layer in plan.layers)
+    _check_bits(plan)
     accepted = plan if _is_untouched(plan, layers) else _edited(_with_bit_operations(plan), layers)
     rules = converted(accepted.constraints or Constraints(), weight_part)
     check_rules(accepted.model_copy(update={"constraints": rules}), option_names)
@@ -104,6 +105,18 @@ def _with_bit_operations(plan: Plan) -> Plan:
         for layer, options in plan.tables[BOPS].items()
     }
     return plan.model_copy(update={"tables": plan.tables | {BOPS: costs}})
+
+
+def _check_bits(plan: Plan) -> None:
+    """Refuse values whose options do not have the bits that they are named after."""
+    for value in plan.activations:
+        for option, choice in value.choices.items():
+            bits = parse_activation(option).bits
+            if choice.bits != bits:
+                raise InputError(
+                    f"value '{value.name}' has {choice.bits} bits under option {option}; an option has the "
+                    f"bits that it is named after, here {bits}"
+                )
 
 
 def _described(plan: Plan, excess: Spending) -> str:

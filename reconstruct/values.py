@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..allocator import ActivationPlan, Plan
+from ..allocator import ActivationPlan, Plan, assignment_digest
 from ..errors import InputError
 from ..network import Network, dynamic_activation, find_sites, static_activation
 
@@ -18,6 +18,8 @@ def plan_values(plan: Plan) -> dict[str, Tensor]:
 
 def with_values(plan: Plan, values: dict[str, Tensor]) -> Plan:
     """The plan with steps and zero points as a method found them, under the options that it chose."""
+    if not plan.activations:
+        return plan
     found = []
     for value in plan.activations:
         step, zero = value.chosen.step, value.chosen.zero_point
@@ -27,7 +29,8 @@ def with_values(plan: Plan, values: dict[str, Tensor]) -> Plan:
         chosen = value.chosen.model_copy(update={"step": step, "zero_point": zero})
         choices = value.choices | {value.option: chosen}
         found.append(value.model_copy(update={"choices": choices}))
-    return plan.model_copy(update={"activations": tuple(found)})
+    digest = assignment_digest(plan.layers, found)
+    return plan.model_copy(update={"activations": tuple(found), "assignment": digest})
 
 
 def check_values(plan: Plan, network: Network) -> None:
@@ -36,20 +39,31 @@ def check_values(plan: Plan, network: Network) -> None:
     Raises
     ------
     InputError
-        A value that the network does not have, that other layers read, or that a layer reads and the plan
-        leaves out.
+        A value that the network does not have, that other layers read, of another size or with other work, or
+        that a layer reads and the plan leaves out.
     """
     if not plan.activations:
         return
     planned = {value.name: value for value in plan.activations}
-    needed = {site.name: {reader.layer for reader in site.readers} for site in find_sites(network)}
+    sites = {site.name: site for site in find_sites(network, attention=True)}
+    needed = {
+        name: {reader.layer: reader.macs for reader in site.readers}
+        for name, site in sites.items()
+        if site.readers
+    }
     for name, value in planned.items():
-        readers = needed.get(name, set())
-        if not network.has_value(name) or set(value.readers) != readers:
+        readers = needed.get(name, {})
+        if name not in sites or set(value.readers) != set(readers):
             has = f"layers {', '.join(sorted(readers))} read" if readers else "no layer reads"
             raise InputError(
                 f"the plan stores the value '{name}' for {', '.join(value.readers) or 'products alone'}, but "
                 f"{has} it in this network; use the network that the plan was made for"
+            )
+        if value.elements != sites[name].elements or value.readers != readers:
+            raise InputError(
+                f"the elements and readers of the value '{name}' are counted, not chosen: in this network it "
+                f"has {sites[name].elements} elements and the readers {readers}; write these numbers into "
+                "the plan, or solve again"
             )
     for name in needed:
         if name not in planned:

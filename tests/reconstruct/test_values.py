@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from apportion.allocator import ActivationChoice, ActivationPlan, Plan
+from apportion.allocator import ActivationChoice, ActivationPlan, Plan, assignment_digest
 from apportion.errors import InputError
 from apportion.network import ActivationStore, Data, Network, find_sites, quantize_activation, sample_sites
 from apportion.quantizer import ActivationGrid
@@ -53,7 +53,8 @@ def with_low_bits(plan: Plan, network: Network, data: Data, bits: tuple[int, ...
                 name=site.name, option=f"a{width}", elements=site.elements, readers=readers, choices=choices
             )
         )
-    return plan.model_copy(update={"activations": tuple(values)})
+    assignment = assignment_digest(plan.layers, values)
+    return plan.model_copy(update={"activations": tuple(values), "assignment": assignment})
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +128,8 @@ def test_a_plan_takes_up_what_a_method_finds(kinds: Network, low: Plan) -> None:
     again = with_values(low, moved)
     for name, entry in plan_values(again).items():
         assert torch.equal(entry, moved[name])
+    # Steps that were written by hand are told from these.
+    assert again.assignment == assignment_digest(again.layers, again.activations) != low.assignment
     assert with_values(low, values) == low
 
 
@@ -139,6 +142,11 @@ def test_values_that_are_not_the_networks_are_refused(kinds: Network, low: Plan)
             "stores the value 'nowhere' for first, but",
         ),
         ((first.model_copy(update={"readers": {}}), *rest), "for products alone, but layers first read it"),
+        (
+            (first.model_copy(update={"elements": 1}), *rest),
+            r"value 'inputs_0' are counted, .* has 243 elements and the readers {'first': 17496}",
+        ),
+        ((first.model_copy(update={"readers": {"first": 1}}), *rest), "'inputs_0' are counted, not chosen"),
         (tuple(rest), "the plan has no entry for the value 'inputs_0', which first reads"),
     ):
         with pytest.raises(InputError, match=message):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -215,6 +215,40 @@ def test_an_embedding_takes_no_bit_operations(token_network: Network, token_data
     assert accepted.tables is not None
     assert accepted.tables["bops"]["table"] == plan.tables["bops"]["table"]
     assert accepted.certificate is None
+
+
+def with_first(plan: Plan, choice: dict[str, float] | None = None, **update: object) -> Plan:
+    """The plan with another entry for its first value, or for what is chosen for it."""
+    first, *rest = plan.activations
+    chosen = first.chosen.model_copy(update=choice or {})
+    first = first.model_copy(update={"choices": first.choices | {first.option: chosen}} | update)
+    return plan.model_copy(update={"activations": (first, *rest)})
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda plan: with_first(plan, {"step": 0.2}),
+        lambda plan: with_first(plan, {"zero_point": 1}),
+        lambda plan: with_first(plan, {"predicted_loss": 0.0}),
+        lambda plan: with_first(plan, elements=99),
+        lambda plan: with_first(plan, readers=dict.fromkeys(plan.activations[0].readers, 1)),
+        lambda plan: plan.model_copy(update={"live": plan.live[1:]}),
+    ],
+)
+def test_a_proof_ends_with_what_the_values_were(profile: Profile, edit: Callable[[Plan], Plan]) -> None:
+    plan = solve_plan(profile, None, ["act_memory=10KB"], "layer")
+    assert plan.certificate is not None
+    assert accept_edits(plan) is plan
+    accepted = accept_edits(edit(plan))
+    assert accepted.certificate is None
+    assert accepted.predicted_loss is None
+
+
+def test_an_option_of_a_value_has_the_bits_of_its_name(profile: Profile) -> None:
+    plan = solve_plan(profile, None, ["4b"], "layer")
+    with pytest.raises(InputError, match=r"value 'x' has 2 bits under option a8; .* here 8"):
+        accept_edits(with_first(plan, {"bits": 2}))
 
 
 def test_uniform_plans_have_every_pair_of_options(profile: Profile) -> None:
