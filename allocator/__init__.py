@@ -15,14 +15,21 @@ from .budget import ACT_MEMORY, SIZE, AmountForm, Budget, BudgetKind, average_bu
 from .chart import label_layers, layer_chart_width, save_figure
 from .codes import CodeSavings
 from .conflict import check_together
-from .constraints import Constraints, ConstraintsFile, converted, match_layers, read_constraints
+from .constraints import (
+    Constraints,
+    ConstraintsFile,
+    converted,
+    match_layers,
+    read_constraints,
+    value_rules,
+)
 from .convex import solve_constrained
 from .cut import LayerCut, fitting_cut
 from .efficient import Columns, efficient, joined
 from .frontier_chart import DropSeries, FrontierData, draw_frontier, frontier_data
 from .hull import Frontier, lower_frontier
 from .joint import JointProblem, descend
-from .kept import Spending, check_rules, excesses, further_costs, spendings
+from .kept import Spending, check_rules, check_value_rules, excesses, further_costs, spendings
 from .layer_plan import LayerPlan
 from .measured_frontier import (
     FrontierCurve,
@@ -117,6 +124,7 @@ __all__ = [
     "check_layers",
     "check_rules",
     "check_together",
+    "check_value_rules",
     "converted",
     "cost_range",
     "deadline_after",
@@ -157,6 +165,7 @@ __all__ = [
     "solve_joint",
     "solve_multi",
     "spendings",
+    "value_rules",
     "write_frontier",
     "write_plan",
 ]

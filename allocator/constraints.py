@@ -23,6 +23,7 @@ __all__ = [
     "match_layers",
     "read_constraints",
     "read_rule",
+    "value_rules",
 ]
 
 AUTO = "auto"
@@ -110,6 +111,30 @@ def converted(constraints: Constraints, convert: Callable[[str], str]) -> Constr
             "options": each("options", constraints.options),
         }
     )
+
+
+def value_rules(
+    constraints: Constraints, activation_part: Callable[[str], str]
+) -> list[tuple[str, str, list[str], bool]]:
+    """What the rules say of values: the rule as messages name it, its pattern, options, whether to keep them.
+
+    Rules that name no activations are left out.
+
+    Parameters
+    ----------
+    activation_part : callable
+        From a list of options, such as ``w4a6..8,w8``, to the activations that it names, ``a6,a7,a8``.
+    """
+    rules = converted(constraints, activation_part)
+    found = []
+    for pattern, text in rules.pin.items():
+        found.append((f"pin {pattern}={constraints.pin[pattern]}", pattern, text.split(","), True))
+    for pattern, texts in rules.forbid.items():
+        written = ",".join(constraints.forbid[pattern])
+        found.append((f"forbid {pattern}={written}", pattern, list(texts), False))
+    for pattern, text in rules.options.items():
+        found.append((f"options {pattern}={constraints.options[pattern]}", pattern, text.split(","), True))
+    return found
 
 
 def read_rule(rule: str, text: str, read: Callable[[str], Entry]) -> Entry:

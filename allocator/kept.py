@@ -9,12 +9,12 @@ from fractions import Fraction
 from ..errors import InfeasibleError, InputError
 from .activation_plan import activation_bits, layer_widths, peak_bits
 from .budget import ACT_MEMORY, SIZE, parse_budget
-from .constraints import Constraints
+from .constraints import Constraints, match_layers, value_rules
 from .plan import Plan
 from .rules import match_rules
 from .tables import CostTable
 
-__all__ = ["Spending", "check_rules", "excesses", "further_costs", "spendings"]
+__all__ = ["Spending", "check_rules", "check_value_rules", "excesses", "further_costs", "spendings"]
 
 
 @dataclass(frozen=True)
@@ -121,3 +121,27 @@ def check_rules(plan: Plan, expand: Callable[[str], Sequence[str]]) -> None:
                 f"the layers {', '.join(names[row] for row in group)} are tied in this plan, but have the "
                 f"options {', '.join(sorted(together))}; give them one option, or remove the tie"
             )
+
+
+def check_value_rules(plan: Plan, activation_part: Callable[[str], str]) -> None:
+    """Refuse a plan of which a value breaks a rule for a layer that reads it.
+
+    Parameters
+    ----------
+    activation_part : callable
+        See `value_rules`.
+
+    Raises
+    ------
+    InputError
+        Names the value and the rule.
+    """
+    layers = [layer.name for layer in plan.layers]
+    for rule, pattern, named, keep in value_rules(plan.constraints or Constraints(), activation_part):
+        matched = {layers[row] for row in match_layers(pattern, layers, rule)}
+        for value in plan.activations:
+            if matched.intersection(value.readers) and (value.option in named) != keep:
+                raise InputError(
+                    f"value '{value.name}', read by {', '.join(value.readers)}, has option {value.option}, "
+                    f"against the plan's rule '{rule}'; choose another option, or change the rule"
+                )

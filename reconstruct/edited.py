@@ -14,6 +14,7 @@ from ..allocator import (
     Spending,
     assignment_digest,
     check_rules,
+    check_value_rules,
     converted,
     excesses,
     further_costs,
@@ -21,7 +22,15 @@ from ..allocator import (
     parse_unit,
 )
 from ..errors import InputError
-from ..quantizer import Quantizer, option_names, parse_activation, parse_option, stored_bits, weight_part
+from ..quantizer import (
+    Quantizer,
+    activation_part,
+    option_names,
+    parse_activation,
+    parse_option,
+    stored_bits,
+    weight_part,
+)
 
 __all__ = ["accept_edits"]
 
@@ -45,6 +54,7 @@ def accept_edits(plan: Plan) -> Plan:
     accepted = plan if _is_untouched(plan, layers) else _edited(_with_bit_operations(plan), layers)
     rules = converted(accepted.constraints or Constraints(), weight_part)
     check_rules(accepted.model_copy(update={"constraints": rules}), option_names)
+    check_value_rules(accepted, activation_part)
     for excess in excesses(accepted):
         raise InputError(_described(accepted, excess))
     return accepted

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ..allocator import Constraints, converted, match_layers
+from ..allocator import Constraints, converted, match_layers, value_rules
 from ..errors import InputError
-from ..quantizer import activation_part, parse_activation, weight_part
+from ..quantizer import activation_part, weight_part
 
 __all__ = ["site_allowed", "weights_only"]
 
@@ -47,7 +47,7 @@ def site_allowed(
     """
     _check_forbidden(constraints)
     allowed = np.array([[option in fitting[name] for option in options] for name in readers], np.bool_)
-    for rule, pattern, named, keep in _masks(constraints):
+    for rule, pattern, named, keep in value_rules(constraints, activation_part):
         unknown = sorted(set(named) - set(options))
         if unknown and (keep or not options):
             known = f"not among {', '.join(options)}" if options else "while activations stay float"
@@ -67,27 +67,6 @@ def site_allowed(
                 f"{', '.join(options)} after the rules for these layers; change one of them"
             )
     return allowed
-
-
-def _masks(constraints: Constraints) -> list[tuple[str, str, list[str], bool]]:
-    """The rule as messages name it, its pattern, what it names, and whether that is kept or forbidden.
-
-    Rules that name no activations are left out.
-    """
-    rules = converted(constraints, activation_part)
-
-    def names(text: str) -> list[str]:
-        return [str(parse_activation(part)) for part in text.split(",")]
-
-    found = []
-    for pattern, text in rules.pin.items():
-        found.append((f"pin {pattern}={constraints.pin[pattern]}", pattern, names(text), True))
-    for pattern, texts in rules.forbid.items():
-        written = ",".join(constraints.forbid[pattern])
-        found.append((f"forbid {pattern}={written}", pattern, names(",".join(texts)), False))
-    for pattern, text in rules.options.items():
-        found.append((f"options {pattern}={constraints.options[pattern]}", pattern, names(text), True))
-    return found
 
 
 def _check_forbidden(constraints: Constraints) -> None:

@@ -245,6 +245,38 @@ def test_a_proof_ends_with_what_the_values_were(profile: Profile, edit: Callable
     assert accepted.predicted_loss is None
 
 
+@pytest.mark.parametrize(
+    ("rules", "kept"),
+    [
+        ({"pin": {"layers.0.linear": "w3a8"}}, "a8"),
+        ({"pin": {"layers.0.linear": "w3a2..4"}}, "a2 a4"),
+        ({"forbid": {"layers.0.*": ["w2", "a4", "a8"]}}, "a2"),
+        ({"options": {"*": "w2..5a4..8"}}, "a4 a8"),
+        ({"forbid": {"layers.1.*": ["a2", "a4"]}}, "a2 a4 a8"),
+    ],
+)
+def test_an_edited_plan_keeps_the_rules_about_what_its_layers_read(
+    profile: Profile, rules: dict[str, object], kept: str
+) -> None:
+    plan = solve_plan(profile, None, "5b", "layer")
+    constraints = Constraints.model_validate(rules)
+    layers = tuple(
+        layer.model_copy(update={"option": "w3"}) if layer.name == "layers.0.linear" else layer
+        for layer in plan.layers
+    )
+    for option in WIDTHS:
+        edited = with_first(plan, option=option).model_copy(
+            update={"constraints": constraints, "layers": layers}
+        )
+        if option in kept.split():
+            assert accept_edits(edited).activations == edited.activations
+        else:
+            with pytest.raises(
+                InputError, match=f"'x', read by layers.0.linear, has option {option}, against"
+            ):
+                accept_edits(edited)
+
+
 def test_an_option_of_a_value_has_the_bits_of_its_name(profile: Profile) -> None:
     plan = solve_plan(profile, None, ["4b"], "layer")
     with pytest.raises(InputError, match=r"value 'x' has 2 bits under option a8; .* here 8"):
