@@ -8,12 +8,14 @@ from typing import Any
 import typer
 
 from ..allocator import Plan
-from ..sensitivity import doubtful_layers
+from ..network import Network, find_sites
+from ..sensitivity import Profile, doubtful_layers
 from .console import Reporter
 from .folder import RunFolder
-from .tables import plan_lines, plan_table
+from .scoring import Scoring
+from .tables import plan_lines, plan_table, unused_line
 
-__all__ = ["print_json", "report_plan", "warn_of_doubt"]
+__all__ = ["print_json", "report_plan", "warn_of_doubt", "warn_of_no_attention", "warn_of_unused"]
 
 MOST_NAMED = 8
 
@@ -42,6 +44,22 @@ def warn_of_doubt(plan: Plan, reporter: Reporter) -> None:
             f"the scores is expected to add {added} to the predicted loss. Give more --samples, or measure "
             "with allocate profile --until-stable"
         )
+
+
+def warn_of_no_attention(network: Network, scoring: Scoring, reporter: Reporter) -> None:
+    """Say where operands of attention were asked for and there are none beside what layers read."""
+    asked = scoring.activations is not None and scoring.activations.attention
+    if asked and len(find_sites(network, attention=True)) == len(find_sites(network)):
+        reporter.warn(
+            "--attention adds nothing: this network multiplies no values with each other but what its layers "
+            "read too"
+        )
+
+
+def warn_of_unused(profile: Profile, reporter: Reporter) -> None:
+    """Name what the calibration data leaves untouched, if there is anything."""
+    if profile.unused:
+        reporter.warn(unused_line(profile))
 
 
 def print_json(plan: Plan, folder: RunFolder, **extra: Any) -> None:

@@ -47,9 +47,9 @@ from .inputs import Inputs
 from .limits import Limits
 from .lossless import least_plan
 from .making import Making, compared_line
+from .report import warn_of_no_attention, warn_of_unused
 from .rivals import rivals
 from .scoring import Scoring
-from .tables import unused_line
 
 __all__ = ["Job", "own_profile"]
 
@@ -72,6 +72,7 @@ class Job:
         InputError
             A profile in the folder is of other inputs, and `force` is not set; nothing was measured then.
         """
+        warn_of_no_attention(inputs.network, scoring, self.reporter)
         kinds = scoring.kinds()
         known = [self._known(inputs, kind, force=force) for kind in kinds]
         return [found or self._measured(inputs, kind) for kind, found in zip(kinds, known, strict=True)]
@@ -119,8 +120,7 @@ class Job:
         write_profile(self.folder.profile(scoring.after), profile, arrays)
         self.folder.drop_parts()
         self._took("profile", began)
-        if profile.unused:
-            self.reporter.warn(unused_line(profile))
+        warn_of_unused(profile, self.reporter)
         return profile, arrays
 
     def solve(

@@ -115,8 +115,9 @@ def test_a_method_begins_at_the_calibrated_steps_whatever_was_tried_before(
 
 def test_a_profile_shows_every_value_and_its_readers(tmp_path: Path, allocate: Allocate) -> None:
     arguments = ("--samples", 16, "--options", "w4a4,w4a8", "--ranges", "minmax", "--out", tmp_path / "run")
-    outcome = allocate("profile", *arguments)
+    outcome = allocate("profile", *arguments, "--attention")
     assert outcome.code == 0, outcome
+    assert "warning: --attention adds nothing: this network" in outcome.err
     text = " ".join(outcome.out.split())
     assert "when one value is stored in low bits, fisher" in text
     for word in ("inputs_0", "mean", "classifier", "a4", "a8"):
