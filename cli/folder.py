@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import get_args
 
 from ..errors import InputError
-from ..export import PROGRAM, WEIGHTS
+from ..export import PLAN, PROGRAM, WEIGHTS
 from ..sensitivity import After
 
 __all__ = ["RunFolder"]
@@ -48,7 +48,7 @@ class RunFolder:
     @property
     def plan(self) -> Path:
         """The plan."""
-        return self.path / "plan.json"
+        return self.path / PLAN
 
     @property
     def frontier(self) -> Path:

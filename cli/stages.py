@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..allocator import Measured, Plan, Reconstruction, Tolerance, check_layers, write_plan
 from ..errors import InfeasibleError, InputError
-from ..export import WEIGHTS, read_packed, save_network
+from ..export import read_run, save_network
 from ..network import Network
 from ..reconstruct import (
     Finalized,
@@ -320,9 +320,9 @@ class Job:
         Raises
         ------
         InputError
-            The run is not complete, or belongs to another network.
+            The run is not complete, its weights are not of its plan, or it belongs to another network.
         """
-        packed = read_packed(run / WEIGHTS)
+        packed = read_run(run)
         constraints = packed.plan.constraints
         network = inputs.without(constraints.exclude if constraints else ()).network
         check_layers(packed.plan, layer_shapes(network))

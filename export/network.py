@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..allocator import Plan
+from ..allocator import Plan, assignment_digest, read_plan
+from ..errors import InputError
 from ..network import Network, load_program, save_program, with_explicit_activations
 from ..reconstruct import Finalized, value_tensors
-from .packed import read_packed, write_packed
+from .packed import PackedNetwork, read_packed, write_packed
 
-__all__ = ["PROGRAM", "WEIGHTS", "load", "save_network"]
+__all__ = ["PLAN", "PROGRAM", "WEIGHTS", "load", "read_run", "save_network"]
 
-WEIGHTS, PROGRAM = "weights.safetensors", "program.json"
+PLAN, WEIGHTS, PROGRAM = "plan.json", "weights.safetensors", "program.json"
 
 
 def save_network(folder: str | Path, network: Network, plan: Plan, finalized: Finalized) -> None:
@@ -24,6 +25,37 @@ def save_network(folder: str | Path, network: Network, plan: Plan, finalized: Fi
     """
     save_program(network, Path(folder) / PROGRAM)
     write_packed(Path(folder) / WEIGHTS, network, plan, finalized)
+
+
+def read_run(folder: str | Path, *, memory_bytes: int | None = None) -> PackedNetwork:
+    """The packed weights of a run folder, which are those of its ``plan.json`` where it has one.
+
+    Parameters
+    ----------
+    memory_bytes : int, optional
+        See `read_packed`.
+
+    Raises
+    ------
+    InputError
+        A file is missing or damaged, or the plan was solved again or edited since the weights were computed.
+    """
+    folder = Path(folder)
+    packed = read_packed(folder / WEIGHTS, memory_bytes=memory_bytes)
+    if (folder / PLAN).exists():
+        plan = read_plan(folder / PLAN)
+        if _digest(plan) != _digest(packed.plan):
+            raise InputError(
+                f"{folder / WEIGHTS} was computed for another plan than {folder / PLAN}, which was solved "
+                "again or edited since; compute the weights of this one: "
+                f"allocate finalize --out {folder} --force"
+            )
+    return packed
+
+
+def _digest(plan: Plan) -> str:
+    """Of the options that a plan has, whatever its document states."""
+    return assignment_digest(plan.layers, plan.activations)
 
 
 def load(folder: str | Path, *, memory_bytes: int | None = None) -> Network:
@@ -45,9 +77,8 @@ def load(folder: str | Path, *, memory_bytes: int | None = None) -> Network:
     Raises
     ------
     InputError
-        A file is missing or damaged, or the two do not belong together.
+        A file is missing or damaged, or they do not belong together.
     """
-    folder = Path(folder)
-    packed = read_packed(folder / WEIGHTS, memory_bytes=memory_bytes)
-    network = load_program(folder / PROGRAM, packed.tensors())
+    packed = read_run(folder, memory_bytes=memory_bytes)
+    network = load_program(Path(folder) / PROGRAM, packed.tensors())
     return with_explicit_activations(network, value_tensors(packed.finalized.values))

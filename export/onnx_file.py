@@ -17,13 +17,13 @@ from ..errors import InputError
 from ..network import Network, load_program, with_explicit_activations
 from ..reconstruct import value_tensors
 from .extras import need_onnx
-from .network import PROGRAM, WEIGHTS
+from .network import PROGRAM, read_run
 from .onnx_builder import Builder
 from .onnx_graph import OPSET, example_inputs, open_graph, simpler_inputs
 from .onnx_kernels import MICROSOFT, use_integer_kernels
 from .onnx_values import with_value_operators
 from .onnx_weights import weight_nodes
-from .packed import PackedNetwork, read_packed
+from .packed import PackedNetwork
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -113,7 +113,7 @@ def export_onnx(
         written.
     """
     need_onnx()
-    packed = read_packed(Path(run) / WEIGHTS)
+    packed = read_run(run)
     network = load_program(Path(run) / PROGRAM, packed.tensors())
     stored = {layer.name: layer for layer in packed.finalized.layers}
     network = network.without(

@@ -14,8 +14,7 @@ from ..documents import replace_file
 from ..errors import InputError
 from ..network import Layer, load_program
 from ..quantizer import Option, StepUnit, parse_option
-from .network import PROGRAM, WEIGHTS
-from .packed import read_packed
+from .network import PROGRAM, read_run
 from .recipe_forms import Scheme, autoround, compressed_tensors, modelopt, nncf, torchao
 
 __all__ = ["TOOLKITS", "Recipe", "Toolkit", "export_recipe", "make_recipe"]
@@ -149,7 +148,7 @@ def export_recipe(run: str | Path, path: str | Path, toolkit: str, *, lower: boo
     InputError
         As `make_recipe`; the run is missing or damaged, or the file cannot be written.
     """
-    packed = read_packed(Path(run) / WEIGHTS)
+    packed = read_run(run)
     network = load_program(Path(run) / PROGRAM, packed.tensors())
     unlike = {layer.name: why for layer in network.layers if (why := _unlike(layer))}
     recipe = make_recipe(packed.plan, toolkit, lower=lower, unlike=unlike)

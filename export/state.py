@@ -8,8 +8,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..documents import replace_file
-from .network import WEIGHTS
-from .packed import read_packed
+from .network import read_run
 
 __all__ = ["export_state", "load_state"]
 
@@ -32,9 +31,9 @@ def load_state(run: str | Path) -> dict[str, Tensor]:
     Raises
     ------
     InputError
-        The file is missing or damaged.
+        The file is missing or damaged, or not of the run's plan.
     """
-    return dict(read_packed(Path(run) / WEIGHTS).tensors())
+    return dict(read_run(run).tensors())
 
 
 def export_state(run: str | Path, path: str | Path) -> int:

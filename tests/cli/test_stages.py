@@ -12,6 +12,7 @@ import pytest
 import apportion
 from apportion.allocator import ParetoData
 from apportion.demo import digits_data
+from apportion.errors import InputError
 
 
 def edit(path: Path, change: Any) -> None:
@@ -170,6 +171,30 @@ def test_evaluate_agrees_with_the_plan_and_writes_nothing(
     assert outcome.json == json.loads((finished / "plan.json").read_text())["measured"]
     assert "this plan" in allocate("evaluate", finished).out
     assert contents(finished) == before
+
+
+def test_weights_of_another_plan_are_refused_until_those_of_the_new_one_are_computed(
+    allocate: Any, refused: Any, finished: Path
+) -> None:
+    assert allocate("solve", "--budget", "5b", "--unit", "layer", "--force", "--out", finished).code == 0
+    planned = [layer.option for layer in apportion.read_plan(finished / "plan.json").layers]
+    exports = [("export", "--format", form) for form in ("onnx", "safetensors", "modelopt")]
+    for arguments in [("evaluate",), *exports]:
+        message = refused(*arguments, finished)
+        assert "weights.safetensors was computed for another plan than" in message
+        assert f"allocate finalize --out {finished} --force" in message
+    for load in (apportion.load, apportion.load_state):
+        with pytest.raises(InputError, match="another plan"):
+            load(finished)
+    outcome = allocate("finalize", "--force", "--samples", "64", "--method", "nearest", "--out", finished)
+    assert outcome.code == 0, outcome
+    assert [layer.option for layer in apportion.read_plan(finished / "plan.json").layers] == planned
+    assert allocate("evaluate", finished).code == 0
+
+
+def test_weights_of_a_plan_before_an_edit_are_refused(refused: Any, finished: Path) -> None:
+    edit(finished / "plan.json", give_first_layer("w2"))
+    assert "was computed for another plan" in refused("evaluate", finished)
 
 
 def test_evaluate_refuses_a_run_of_another_network(
