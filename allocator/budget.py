@@ -36,14 +36,13 @@ BYTES_OF_UNIT = {
     "GiB": 2**30,
 }
 MULTIPLES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+OTHERS = f"macs=80M, bops=2.5G (bit operations), {ACT_MEMORY}=200KiB or, of a table of costs, latency=3.5"
 GRAMMAR = (
     "write 4b or 3.5b (average stored bits per quantized weight), 1.2MB, 300KiB or 512B (all that is "
-    f"stored but the file's header; units {', '.join(BYTES_OF_UNIT)}), or 25% (of the float network)"
+    f"stored but the file's header; units {', '.join(BYTES_OF_UNIT)}), 25% (of the float network), "
+    f"{OTHERS}"
 )
-NAMED_GRAMMAR = (
-    "write bops=2.5G (bit operations), or the name of a table of costs and a limit, such as latency=3.5; "
-    "k, M, G and T are thousand to trillion"
-)
+NAMED_GRAMMAR = f"write {OTHERS}; k, M, G and T are thousand to trillion"
 MEMORY_GRAMMAR = (
     f"write {ACT_MEMORY}=200KiB, what the values of one sample may take (units {', '.join(BYTES_OF_UNIT)})"
 )

@@ -159,8 +159,8 @@ UnitArg = Annotated[
 BudgetArg = Annotated[
     list[str] | None,
     typer.Option(
-        help="A limit: 4b, 1.2MB, 300KiB, 25%, macs=80M, bops=2.5G, or one on a --table such as latency=3.5; "
-        "may be repeated, and all are kept.",
+        help="A limit: 4b, 1.2MB, 300KiB, 25%, macs=80M, bops=2.5G, act_memory=200KiB, or one on a --table "
+        "such as latency=3.5; may be repeated, and all are kept.",
         show_default=False,
         rich_help_panel=LIMITS,
     ),

@@ -37,7 +37,8 @@ OptionsArg = Annotated[
     str,
     typer.Option(
         help="Options to choose from: w4 (4 bits), w2x2 (two 2-bit points), w4g64 (a step per 64 inputs), "
-        "w4t (a step per tensor); lists and ranges such as w2..8,w4x2.",
+        "w4t (a step per tensor), w4a8 (what layers read in 8 bits, too), w4a8d (with a range per token); "
+        "lists and ranges such as w2..8,w4x2 or w2..8a4..8.",
         rich_help_panel=SCORES,
     ),
 ]

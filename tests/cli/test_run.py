@@ -203,6 +203,12 @@ def test_no_arguments_and_help_teach_with_examples(allocate: Any) -> None:
         assert "profile" in text
 
 
+def test_help_names_every_quantity_and_activations(allocate: Any) -> None:
+    helped = allocate("--help").out
+    for form in ("macs=80M", "bops=2.5G", "act_memory=200KiB", "latency=3.5", "w4a8d", "w2..8a4..8"):
+        assert form in helped
+
+
 @pytest.mark.parametrize("stage", ["profile", "solve", "finalize", "evaluate", "show", "plot"])
 def test_every_stage_has_help(allocate: Any, stage: str) -> None:
     outcome = allocate(stage, "--help")
