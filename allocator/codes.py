@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,12 +28,19 @@ class CodeSavings:
     begin, end : int array (groups,)
         Units of every group, which follow each other.
     saved : int64 array (budgets, groups)
-        What a group of one option saves of every budget.
+        What a group of one option saves of every budget, the same for each of its units.
     """
 
     begin: NDArray[np.intp]
     end: NDArray[np.intp]
     saved: NDArray[np.int64]
+
+    def everywhere(self, problem: MultiProblem) -> MultiProblem:
+        """The problem as if every group saved, whatever its options: what no choice meets here, none does."""
+        costs = problem.costs.copy()
+        for begin, end, saved in zip(self.begin, self.end, self.saved.T, strict=True):
+            costs[:, begin:end] -= (saved // (end - begin))[:, None, None]
+        return replace(problem, costs=costs)
 
     def relief(self, problem: MultiProblem, prices: NDArray[np.float64]) -> NDArray[np.float64]:
         """How much less the priced loss of every group is with one option than with each unit's own best.

@@ -23,6 +23,7 @@ from ..allocator import (
     MultiSolution,
     Status,
     certified_joint,
+    check_together,
     deadline_after,
     search_joint,
     solve_multi,
@@ -59,7 +60,14 @@ def solve_coded(task: Task, time_limit_s: float | None = None) -> tuple[Task, Mu
     rows = np.array(task.posed.coded)
     found = _first(solver, rows.tolist())
     if found is None:
-        return task, solve_multi(task.problem)
+        check_together(task.savings.everywhere(task.problem))
+        with contextlib.suppress(InfeasibleError):
+            return task, solve_multi(task.problem)
+        raise InfeasibleError(
+            f"no choice was found within the budgets {' and '.join(map(repr, task.problem.budget_names))} "
+            "together, though each of them can be met: a layer whose units have different options also "
+            "stores which one each has. Raise one of them a little, or choose with --unit layer"
+        )
     prices = np.array(list(found[1].certificate.shadow_prices.values()))
     prices, least = task.savings.best_bound(task.problem, prices)
     relief = task.savings.relief(task.problem, prices)

@@ -194,9 +194,8 @@ def check_feasible(
     limits = limits_of(read, posed, unit, ledger_of(network))
     if len(limits) > 1:
         # As if all layers saved their option codes: refuses nothing that some choice meets.
-        codes = sum(posed.codes)
-        roomy = [replace(limit, amount=limit.amount + codes * (limit.cost == 0)) for limit in limits]
-        check_together(under_limits(posed, roomy))
+        savings = posed.savings([limit.cost for limit in limits])
+        check_together(savings.everywhere(under_limits(posed, limits)))
 
 
 def limits_of(budgets: Sequence[Budget], posed: Posed, unit: str, ledger: Ledger) -> tuple[Limit, ...]:

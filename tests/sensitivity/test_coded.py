@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from math import ceil
 from typing import NamedTuple
 
 import numpy as np
@@ -77,6 +78,26 @@ def test_plans_per_channel_are_the_best_of_all(small: Small) -> None:
     assert alike > 3
 
 
+def test_budgets_that_clash_are_not_blamed_on_option_codes(small: Small) -> None:
+    profile, arrays = small.profile, small.arrays
+    first, last = (layer.name for layer in profile.layers)
+    # Only the last layer gets faster with more bits; its 3 channels have 4 weights each.
+    table = CostTable(
+        "latency", {first: dict.fromkeys(profile.options, 1.0), last: {"w2": 3, "w4": 0, "w7": 3}}
+    )
+    least = int(small.bits.min())
+    for more, reason in (
+        (0, "'size' and 'latency' can be met one at a time"),
+        (8, "no choice was found within the budgets 'size' and 'latency' together"),
+    ):
+        budgets = [average_budget(least + more, profile.weight_count), "latency=3"]
+        with pytest.raises(InfeasibleError, match=reason):
+            solve_plan(profile, arrays, budgets, "channel", tables=[table])
+    # One channel of 4 bits, and codes that say which.
+    budgets = [average_budget(least + 8 + 6, profile.weight_count), "latency=3"]
+    assert solve_plan(profile, arrays, budgets, "channel", tables=[table]).layers[1].option is None
+
+
 def test_no_plan_is_below_the_bound_of_the_joint_loss(small: Small) -> None:
     for bits in budgets_of(small):
         budget = average_budget(bits, small.profile.weight_count)
@@ -101,7 +122,7 @@ def test_the_least_budget_is_that_of_the_cheapest_option_everywhere(small: Small
             small.profile, small.arrays, average_budget(least, count), "channel", objective=objective
         )
         assert [layer.option for layer in plan.layers] == ["w2", "w2"]
-    with pytest.raises(InfeasibleError, match=f"from {least / count:.3f}b"):
+    with pytest.raises(InfeasibleError, match=f"from {ceil(1000 * least / count) / 1000}b"):
         solve_plan(small.profile, small.arrays, average_budget(least - 1, count), "channel")
 
 
