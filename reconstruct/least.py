@@ -85,6 +85,7 @@ def least_within(
     greatest: int,
     limit: float,
     first_loss: float,
+    begin: Tried[Item] | None = None,
     evaluations: int = EVALUATIONS,
 ) -> Least[Item]:
     """Search the budgets ``least..greatest`` for the smallest whose measured drop is within the limit.
@@ -104,6 +105,9 @@ def least_within(
         Greatest drop that is allowed.
     first_loss : float
         Predicted loss at which to begin.
+    begin : Tried, optional
+        An evaluation that is known already and stands for the first; where it is within the limit, only
+        smaller budgets are tried.
     """
     search = _Search(predicted, least, greatest, limit, first_loss)
     tried: list[Tried[Item]] = []
@@ -112,8 +116,10 @@ def least_within(
     outcome = SearchOutcome.EVALUATIONS
     while len(tried) < evaluations:
         last_chance = len(tried) == evaluations - 1 and within is None
-        budget = greatest if last_chance else search.next_budget(tried, outside, within)
-        found = attempt(budget)
+        if begin is not None and not tried:
+            found = begin
+        else:
+            found = attempt(greatest if last_chance else search.next_budget(tried, outside, within))
         tried.append(found)
         if found.drop <= limit:
             within = found
@@ -122,7 +128,7 @@ def least_within(
         if outside is None and within is not None and min(within.budget_bits, within.size_bits) <= least:
             outcome = SearchOutcome.LEAST
             break
-        if within is None and budget >= greatest:
+        if within is None and found.budget_bits >= greatest:
             outcome = SearchOutcome.NONE
             break
         if within is not None and outside is not None:

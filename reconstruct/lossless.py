@@ -59,9 +59,10 @@ def find_least(
 ) -> Candidate:
     """The plan of least size whose measured drop is within a tolerance, by about a dozen true evaluations.
 
-    At the first budget all ways are measured, and that of least loss goes on. Twelve evaluations at most
-    find where its frontier meets the tolerance, to within 1% of the size. A uniform plan that is smaller than
-    what was found, and within the tolerance all the same, takes its place.
+    At the first budget all ways are measured, and that of least loss goes on, of those within the tolerance
+    where there are any: below the smallest of these, since nothing larger can be the answer. Twelve
+    evaluations at most find where its frontier meets the tolerance, to within 1% of the size. A uniform plan
+    that is smaller than what was found, and within the tolerance all the same, takes its place.
 
     Parameters
     ----------
@@ -87,7 +88,7 @@ def find_least(
         No plan was measured within the tolerance; names the best that was.
     """
     trials = _Trials(network, data, tolerance, finalize, on_trial, float_logits(network, data))
-    way = _best_way(ways, tolerance, trials)
+    way, begin = _best_way(ways, tolerance, trials)
     greatest = int(way.frontier.cost[-1])
     found = least_within(
         lambda bits: trials.attempt(bits, way.solve(bits)),
@@ -96,6 +97,7 @@ def find_least(
         greatest=greatest,
         limit=tolerance.value,
         first_loss=tolerance.first_guess(),
+        begin=begin,
     )
     outcome = found.outcome
     for _ in range(SMALLER_UNIFORM):
@@ -180,16 +182,26 @@ class _Trials:
         return trial
 
 
-def _best_way(ways: Sequence[Way], tolerance: Tolerance, trials: _Trials) -> Way:
-    """The way of least measured loss, at the budget where the first one would begin its search."""
+def _best_way(
+    ways: Sequence[Way], tolerance: Tolerance, trials: _Trials
+) -> tuple[Way, Tried[Trial | None] | None]:
+    """The way that goes on, and what is known at the budget where the first one would begin its search.
+
+    That is the smallest plan within the tolerance, of whichever way, or else the plan of the way that goes
+    on; None of a single way.
+    """
     if len(ways) == 1:
-        return ways[0]
+        return ways[0], None
     ends = ways[0].frontier.cost
     bits = budget_of(ways[0].bound, tolerance.first_guess(), ways[0].least, int(ends[-1]))
-    reaching = [way for way in ways if way.reaches(bits)]
-    first = [(trials.attempt(bits, way.solve(bits)).item, way) for way in reaching]
-    _, best = min(first, key=lambda tried: math.inf if tried[0] is None else tried[0].loss)
-    return best
+    first = [(trials.attempt(bits, way.solve(bits)), way) for way in ways if way.reaches(bits)]
+
+    def outside_and_loss(tried: Tried[Trial | None]) -> tuple[bool, float]:
+        return (True, math.inf) if tried.item is None else (not tried.item.within, tried.item.loss)
+
+    begin, best = min(first, key=lambda pair: outside_and_loss(pair[0]))
+    within = [tried for tried, _ in first if tried.item is not None and tried.item.within]
+    return best, min(within, key=lambda tried: tried.size_bits, default=begin)
 
 
 def _out_of_reach(tolerance: Tolerance, data: Data, trials: list[Trial]) -> str:

@@ -70,6 +70,23 @@ def test_a_measured_curve_like_the_predicted_one_is_found_within_one_percent(
     assert len(asked) <= 6
 
 
+def test_what_is_known_is_not_asked_and_bounds_the_search() -> None:
+    known = Tried(500_000, 499_000, 0.01, "known")
+    asked: list[int] = []
+
+    def attempt(bits: int) -> Tried[str]:
+        asked.append(bits)
+        return Tried(bits, bits, 0.01 if bits >= 480_000 else 0.5, "tried")
+
+    found = least_within(
+        attempt, predicted, least=LEAST, greatest=GREATEST, limit=0.02, first_loss=0.02, begin=known
+    )
+    assert max(asked) < known.size_bits
+    assert found.tried[0] is known
+    assert found.best is not None
+    assert 480_000 <= found.best.size_bits <= 480_000 * (1 + RESOLUTION)
+
+
 def test_where_measured_losses_leave_the_prediction_the_crossing_is_still_found() -> None:
     def measured(bits: int) -> float:
         # Far above the prediction at few bits, and flat at many: what real networks do.

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
 from apportion.allocator import (
+    Drop,
     DropKind,
+    Measured,
     Plan,
     SearchOutcome,
     Trial,
@@ -20,6 +23,7 @@ from apportion.errors import InfeasibleError, InputError
 from apportion.network import Data, Network, SampleQuality
 from apportion.reconstruct import Candidate, Finalized, Way, can_measure, finalize_nearest, find_least
 from apportion.reconstruct.drop import measured_drop
+from apportion.reconstruct.least import budget_of
 from apportion.sensitivity import Profile, ProfileArrays, pose, solve_plan, uniform_plans
 
 Scored = tuple[Profile, ProfileArrays]
@@ -112,6 +116,40 @@ def test_of_several_ways_the_one_that_measures_better_goes_on(
         found = find_least(network, data, parse_tolerance("0.01kl"), ways, finalize)
         assert found.quality.loss <= 0.01
         assert bits_of(found.plan) < bits_of(eight)
+
+
+@pytest.mark.parametrize("other_is_within", [False, True])
+def test_of_several_ways_one_within_the_limit_goes_on_below_the_smallest(
+    network: Network, data: Data, way: Way, monkeypatch: pytest.MonkeyPatch, other_is_within: bool
+) -> None:
+    def solve_other(bits: int) -> Plan:
+        plan = way.solve(int(0.97 * bits) if other_is_within else bits)
+        return plan.model_copy(update={"unit": "channel", "assignment": f"other {plan.assignment}"})
+
+    tolerance = parse_tolerance("0.1%")
+    least, greatest = way.least, int(way.frontier.cost[-1])
+    first = budget_of(way.bound, tolerance.first_guess(), least, greatest)
+
+    def measure(network: Network, plan: Plan, *_: object, **__: object) -> Measured:
+        other = plan.unit == "channel"
+        within = bits_of(plan) >= (1.5 if other and not other_is_within else 0.7) * first
+        value = 0.0 if within else 0.01
+        drop = Drop(kind=DropKind.ACCURACY, value=value, low=value, high=value)
+        # The other way has less loss, unless it is within the limit.
+        loss = 0.02 if other == other_is_within else 0.01
+        return Measured(loss=loss, standard_error=0.0, samples=1000, data=data.name, drop=drop)
+
+    monkeypatch.setattr("apportion.reconstruct.lossless.measure_finalized", measure)
+    other = Way(way.frontier, way.least, solve_other)
+    as_is: Any = lambda plan: plan
+    found = find_least(network, data, tolerance, [other, way], as_is)
+    assert found.plan.unit == "layer"
+    assert found.plan.search is not None
+    trials = found.plan.search.trials
+    smallest = min(trial.weight_bits for trial in trials[:2] if trial.within)
+    assert trials[2:]
+    assert all(trial.name == "per layer" and trial.weight_bits < smallest for trial in trials[2:])
+    assert found.plan.search.outcome is SearchOutcome.NARROWED
 
 
 def test_a_smaller_uniform_plan_within_the_limit_takes_the_place_of_what_was_found(
