@@ -166,8 +166,8 @@ def parse_budget(text: str) -> Budget:
     ``act_memory=200KiB`` limits what values take, for one sample.
 
     ``b`` is the average of stored bits per quantized weight, overheads included; bytes and percent limit
-    all that is stored but the file's header. Case matters, since a bit is not a byte. A name and ``=`` limit the total of that quantity;
-    ``size=4b`` is ``4b``.
+    all that is stored but the file's header. Case matters, since a bit is not a byte. A name and ``=`` limit
+    the total of that quantity; ``size=4b`` is ``4b``.
 
     Raises
     ------

@@ -187,8 +187,8 @@ class Job:
             if step.deciding is not None:
                 verdict = f"taken; {step.deciding:.4g} on the samples that decide{', the best' * step.best}"
             self.reporter.say(
-                f"refine by {profile.after} scores {step.evaluations}/{evaluations}: {step.moved} units moved, "
-                f"loss {step.loss:.4g} (expected {step.predicted:.4g}), {verdict}"
+                f"refine by {profile.after} scores {step.evaluations}/{evaluations}: {step.moved} units "
+                f"moved, loss {step.loss:.4g} (expected {step.predicted:.4g}), {verdict}"
             )
 
         refined = refine_plan(

@@ -77,7 +77,3 @@ def refuse_memory_of_floats(budgets: Sequence[Budget]) -> None:
                 f"the budget {budget} limits what activations take, and they stay float; give them options, "
                 "such as --options w2..8a4..8"
             )
-
-
-def _kib(bits: Fraction) -> str:
-    return f"{float(bits) / 8192:.6g}KiB"

@@ -44,7 +44,7 @@ def test_a_price_is_for_what_goes_beyond_the_room_that_is_left(with_room: Callab
     taken = 2 * len(with_room("4b").layers)
     lines = plan_lines(with_room("9b", f"latency={taken + 3}"))
     assert (
-        f"3 of the budget latency={taken + 3} are left, as options are whole; beyond these, 0.1% more latency "
-        f"would save about {0.25 * (taken + 3) / 1000:.2g} of predicted loss"
+        f"3 of the budget latency={taken + 3} are left, as options are whole; beyond these, 0.1% more "
+        f"latency would save about {0.25 * (taken + 3) / 1000:.2g} of predicted loss"
     ) in lines
     assert any("KiB of the budget 9b are left" in line for line in lines)
