@@ -124,8 +124,8 @@ def plan_lines(plan: Plan) -> list[str]:
     if plan.refinement is not None:
         moves = plan.refinement
         lines.append(
-            f"refined: {moves.accepted} of {moves.evaluations} moves measured for this plan bettered it, loss "
-            f"on {moves.data} {moves.start_loss:.4g} before, {moves.loss:.4g} after"
+            f"refined: {moves.accepted} of {moves.evaluations} moves measured for this plan bettered it, "
+            f"loss on {moves.data} {moves.start_loss:.4g} before, {moves.loss:.4g} after"
         )
     guard = plan.guard
     if guard is not None and guard.kept == "uniform":
