@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,21 +11,25 @@ from torch import Tensor
 from ..errors import InputError
 from ..network import (
     SAMPLES_FIRST,
+    ActivationStore,
     Data,
     Network,
     SampleAxis,
+    Segment,
     activation_key,
     batch_size,
     batches,
+    cut_segments,
     kl_divergence,
     quantize_activation,
     sample_axes,
 )
 from .activation_grids import SiteOptions
-from .fisher import FisherSettings
+from .fisher import FisherSettings, layer_spans
 from .labels import draw_directions
 from .store import standard_error
-from .subsample import choose_samples
+from .subsample import Chosen, choose_samples
+from .sweep import Cotangents, Sweep, WithCotangents
 
 __all__ = ["ActivationScores", "score_activations", "score_activations_exact"]
 
@@ -61,12 +65,13 @@ def score_activations(
         loss(s, o) = 1/2 mean_n sum_r < u_r' dz_n/dx_s , x^_s(o) - x_s >^2   with   E sum_r u_r u_r' = F(z_n)
 
     which is KL(float || quantized) to second order, as for weights, see `score_fisher`. One forward pass, and
-    one more and a backward pass per draw for the samples whose output is not certain.
+    one more and a backward pass per draw for the samples whose output is not certain. Where weights are
+    streamed, the network is cut into segments whose weights fit into memory, see `Sweep`.
 
     Parameters
     ----------
     on_progress : callable, optional
-        Told (samples done, samples in all).
+        Told (samples done, samples in all), counted over all segments.
 
     Raises
     ------
@@ -75,22 +80,28 @@ def score_activations(
         classes or several positions.
     """
     chosen = choose_samples(network, data, settings.share, settings.seed)
-    count, options = len(chosen.index), max(len(site.options) for site in sites)
-    total = torch.zeros(len(sites), options, dtype=torch.float64)
-    square = torch.zeros_like(total)
     chunk, axes = _chunk(network, data, settings), sample_axes(network, data)
     if any(axes[site.site.name].shared for site in sites if site.site.name in axes):
         # Of several samples at once, what such a value does to each of them is not known.
         chunk = 1
-    for start in range(0, count, chunk):
-        part = slice(start, min(start + chunk, count))
-        index = chosen.index[part]
-        effects = _effects(network, data, index, sites, axes, settings, options)
-        loss = chosen.weight[part, None, None] * effects.square().sum(0) / 2
-        total += loss.sum(0)
-        square += loss.square().sum(0)
+    layers = network.layers
+    # Weights in memory are there anyhow.
+    spans = layer_spans(layers, 1, settings.memory_bytes // 2) if network.is_streamed else [list(layers)]
+    segments = cut_segments(network, spans)
+    places = {site.site.name: row for row, site in enumerate(sites)}
+    total = torch.zeros(len(sites), max(len(site.options) for site in sites), dtype=torch.float64)
+    square = torch.zeros_like(total)
+    done, in_all = 0, len(segments) * len(chosen.index)
+    for part, values in _ways_back(network, data, segments, chosen.cut(chunk), frozenset(places), settings):
+        for name, (value, gradients) in values.items():
+            row, axis = places[name], axes.get(name, SAMPLES_FIRST)
+            effects = _effects(sites[row], value, gradients, axis, len(part.index))
+            loss = part.weight[:, None] * effects.square().sum(0) / 2
+            total[row, : loss.shape[1]] += loss.sum(0)
+            square[row, : loss.shape[1]] += loss.square().sum(0)
+        done += len(part.index)
         if on_progress is not None:
-            on_progress(part.stop, count)
+            on_progress(done, in_all)
     return _checked(sites, total, square, len(data.inputs))
 
 
@@ -128,56 +139,55 @@ def score_activations_exact(
     return _checked(sites, total, square, count)
 
 
-def _effects(
+def _ways_back(
     network: Network,
     data: Data,
-    index: Tensor,
-    sites: Sequence[SiteOptions],
-    axes: Mapping[str, SampleAxis],
+    segments: Sequence[Segment],
+    chunks: Sequence[Chosen],
+    watched: frozenset[str],
     settings: FisherSettings,
-    options: int,
+) -> Iterator[tuple[Chosen, dict[str, WithCotangents]]]:
+    """The values of every segment for every chunk of samples, with ``u_r' dz_n/dx``, scaled for means."""
+    with ActivationStore(settings.memory_bytes // 4) as held:
+        inputs = [data.inputs[chunk.index] for chunk in chunks]
+        sweep = Sweep(network, segments, inputs, held, watched)
+        sweep.forward(len(segments) - 1)
+        entering: list[Cotangents] = [[] for _ in chunks]
+        for number in reversed(range(len(segments))):
+            for at, chunk in enumerate(chunks):
+
+                def drawn(logits: Tensor, chunk: Chosen = chunk) -> Cotangents:
+                    samples, scale = chunk.index.tolist(), logits[0, ..., 0].numel() ** -0.5
+                    found = draw_directions(logits, settings.labels, settings.draws, settings.seed, samples)
+                    return [{network.schedule.output: scale * direction} for direction in found]
+
+                is_last = number + 1 == len(segments)
+                found = sweep.back(number, at, drawn if is_last else entering[at])
+                entering[at] = found.entering
+                yield chunk, found.values
+            sweep.drop(number)
+
+
+def _effects(
+    site: SiteOptions, value: Tensor, gradients: Sequence[Tensor | None], axis: SampleAxis, samples: int
 ) -> Tensor:
-    """``< u_r' dz_n/dx_s , x^_s(o) - x_s >``, scaled for means over positions.
-
-    Shape (draws, samples, sites, options).
-    """
-    names = {site.site.name: row for row, site in enumerate(sites)}
-    values: dict[str, Tensor] = {}
-
-    def watch(name: str, value: Tensor) -> Tensor:
-        if name in names:
-            values[name] = value if value.requires_grad else value.detach().requires_grad_()
-            return values[name]
-        return value
-
-    with torch.enable_grad():
-        logits = network.run(data.inputs[index].to(network.device), on_value=watch)
-    directions = draw_directions(logits, settings.labels, settings.draws, settings.seed, index.tolist())
-    ordered = [values[site.site.name] for site in sites]
-    effects = torch.zeros(len(directions), len(index), len(sites), options, dtype=torch.float64)
-    gradients = [
-        # A value that the output does not depend on has no derivative.
-        torch.autograd.grad(
-            logits, ordered, direction, retain_graph=number + 1 < len(directions), allow_unused=True
-        )
-        for number, direction in enumerate(directions)
-    ]
-    scale = logits[0, ..., 0].numel() ** -0.5
+    """``< u_r' dz_n/dx , x^(o) - x >`` of one value, shape (draws, samples, options)."""
+    effects = torch.zeros(len(gradients), samples, len(site.options), dtype=torch.float64)
     with torch.inference_mode():
-        for row, site in enumerate(sites):
-            value, axis = ordered[row].detach(), axes.get(site.site.name, SAMPLES_FIRST)
-            for column, entry in enumerate(site.entries()):
-                change = (quantize_activation(value, entry) - value).double()
-                for draw, gradient in enumerate(gradients):
-                    if gradient[row] is not None:
-                        product = axis.first(gradient[row] * change, len(index))
-                        if product is None:
-                            raise InputError(
-                                f"value '{site.site.name}': for {len(index)} samples its axis {axis.axis} "
-                                f"has {value.shape[axis.axis]}, so what it does to one of them is not known; "
-                                "score weights alone, or use --scores exact"
-                            )
-                        effects[draw, :, row, column] = (scale * product.flatten(1).sum(1)).cpu()
+        for column, entry in enumerate(site.entries()):
+            change = (quantize_activation(value, entry) - value).double()
+            for draw, gradient in enumerate(gradients):
+                # A value that the output does not depend on has no derivative.
+                if gradient is None:
+                    continue
+                product = axis.first(gradient * change, samples)
+                if product is None:
+                    raise InputError(
+                        f"value '{site.site.name}': for {samples} samples its axis {axis.axis} has "
+                        f"{value.shape[axis.axis]}, so what it does to one of them is not known; score "
+                        "weights alone, or use --scores exact"
+                    )
+                effects[draw, :, column] = product.flatten(1).sum(1).cpu()
     return effects
 
 

@@ -17,7 +17,7 @@ from .labels import Labels
 from .store import SegmentStore, standard_error
 from .subsample import choose_samples
 
-__all__ = ["FisherScores", "FisherSettings", "score_fisher"]
+__all__ = ["FisherScores", "FisherSettings", "layer_spans", "score_fisher"]
 
 MOST_SAMPLES_AT_ONCE = 64
 FACTOR_BYTES, FEWEST_FACTOR_ROWS = 2**30, 64
@@ -137,7 +137,7 @@ def score_fisher(
     """
     changed = network if around is None else network.replace(around)
     chosen = choose_samples(changed, data, settings.share, settings.seed)
-    segments = cut_segments(changed, _spans(network.layers, len(options), settings.memory_bytes // 2))
+    segments = cut_segments(changed, layer_spans(network.layers, len(options), settings.memory_bytes // 2))
     chunk, positions = _chunk(changed, segments, data, settings)
     axes = sample_axes(changed, data)
     if any(axes[node].shared for layer in network.layers for node in layer.nodes if node in axes):
@@ -174,7 +174,7 @@ def score_fisher(
     )
 
 
-def _spans(layers: Sequence[Layer], options: int, limit_bytes: int) -> list[list[Layer]]:
+def layer_spans(layers: Sequence[Layer], options: int, limit_bytes: int) -> list[list[Layer]]:
     """Consecutive layers whose float32 perturbations fit into the limit, at least one layer each."""
     spans: list[list[Layer]] = [[]]
     filled = 0

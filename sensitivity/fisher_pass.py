@@ -100,8 +100,9 @@ class FisherPass:
                 return [{self.network.schedule.output: direction} for direction in directions]
 
             leaving = None if after is None else after.entering[at]
-            uses, entering = sweep.back(number, at, drawn if leaving is None else leaving)
-            effects = self._effects(uses, deltas, leaving or [], len(chunk.index))
+            found = sweep.back(number, at, drawn if leaving is None else leaving)
+            entering = found.entering
+            effects = self._effects(found.uses, deltas, leaving or [], len(chunk.index))
             for draw, cotangents_ in enumerate(entering):
                 for name, effect in effects.items():
                     if name not in {layer.name for layer in segment.layers}:

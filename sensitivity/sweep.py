@@ -24,7 +24,7 @@ from ..network import (
     learned_values,
 )
 
-__all__ = ["CARRIED", "Cotangents", "LayerUse", "Sweep"]
+__all__ = ["CARRIED", "Cotangents", "LayerUse", "Returned", "Sweep", "WithCotangents"]
 
 Cotangents: TypeAlias = list[dict[str, Tensor]]
 """For each draw the cotangents of the values at a cut, by name; a value without one has none.
@@ -32,6 +32,8 @@ Cotangents: TypeAlias = list[dict[str, Tensor]]
 Effects of layers that are first used before the cut are beside them, see `CARRIED`.
 """
 
+WithCotangents: TypeAlias = tuple[Tensor, list[Tensor | None]]
+"""A value and its cotangent for each draw; None where the output does not depend on it."""
 
 CARRIED = "effect of "
 """Before a layer's name: what its uses behind the cut do, (strips, samples, options).
@@ -49,6 +51,25 @@ class LayerUse:
     received: list[Tensor]
 
 
+@dataclass(frozen=True, eq=False)
+class Returned:
+    """What the way back through a segment finds for some samples.
+
+    Attributes
+    ----------
+    uses : list of LayerUse
+        Of the segment's layers, those used again included.
+    values : dict
+        The values that were asked for and are computed here.
+    entering : Cotangents
+        Of what enters the segment.
+    """
+
+    uses: list[LayerUse]
+    values: dict[str, WithCotangents]
+    entering: Cotangents
+
+
 @dataclass
 class Sweep:
     """The way forward and back.
@@ -62,12 +83,15 @@ class Sweep:
         The network's inputs, cut into the samples that are run at once.
     store : ActivationStore
         Where values and cotangents are kept.
+    watched : frozenset of str
+        Values whose cotangents are wanted; without them only what depends on a layer has any.
     """
 
     network: Network
     segments: Sequence[Segment]
     chunks: Sequence[Tensor]
     store: ActivationStore
+    watched: frozenset[str] = frozenset()
     _entering: list[list[Values]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -88,9 +112,7 @@ class Sweep:
             self._entering.append(after)
             self.store.rest()
 
-    def back(
-        self, number: int, chunk: int, leaving: Cotangents | Callable[[Tensor], Cotangents]
-    ) -> tuple[list[LayerUse], Cotangents]:
+    def back(self, number: int, chunk: int, leaving: Cotangents | Callable[[Tensor], Cotangents]) -> Returned:
         """Run a segment with gradients for one chunk of samples.
 
         Parameters
@@ -98,13 +120,6 @@ class Sweep:
         leaving : Cotangents or callable
             Of the values that leave the segment; of the last one, from the network's output to its cotangents
             under the name of the output.
-
-        Returns
-        -------
-        list of LayerUse
-            Of the segment's layers, those used again included.
-        Cotangents
-            Of what enters the segment.
         """
         segment, schedule = self.segments[number], self.network.schedule
         names = {layer.name for layer in (*segment.layers, *segment.again)}
@@ -117,18 +132,28 @@ class Sweep:
                 uses.append((call, entering.detach(), leaving))
             return leaving
 
+        seen: dict[str, Tensor] = {}
+
+        def look(name: str, value: Tensor) -> Tensor:
+            if name in self.watched:
+                seen[name] = value if value.requires_grad else value.detach().requires_grad_()
+                return seen[name]
+            return value
+
         values = self._here(self._entering[number][chunk])
         entries = {
             name: value.detach().requires_grad_()
             for name, value in values.items()
-            if name in self._learned and isinstance(value, Tensor) and value.is_floating_point()
+            if (self.watched or name in self._learned)
+            and isinstance(value, Tensor)
+            and value.is_floating_point()
         }
         values |= entries
         with torch.enable_grad():
-            schedule.advance(values, self.network.tensors, segment.begin, segment.end, watch)
+            schedule.advance(values, self.network.tensors, segment.begin, segment.end, watch, look)
         given = leaving if isinstance(leaving, list) else leaving(values[schedule.output])
         sources = [use[2] for use in uses]
-        wanted = [*sources, *entries.values()]
+        wanted = [*sources, *entries.values(), *seen.values()]
         found: list[tuple[Tensor | None, ...]] = []
         for draw, cotangents in enumerate(given):
             reached = [name for name in cotangents if name in values and values[name].requires_grad]
@@ -145,18 +170,26 @@ class Sweep:
             [torch.zeros_like(source) if each[at] is None else each[at] for each in found]
             for at, source in enumerate(sources)
         ]
+        inner = len(sources) + len(entries)
         back = [
             {
                 name: self.store.keep(gradient)
-                for name, gradient in zip(entries, each[len(sources) :], strict=True)
+                for name, gradient in zip(entries, each[len(sources) : inner], strict=True)
                 if gradient is not None
             }
             for each in found
         ]
-        return [
-            LayerUse(call, entering, gradients)  # type: ignore[arg-type]
-            for (call, entering, _), gradients in zip(uses, received, strict=True)
-        ], back
+        return Returned(
+            [
+                LayerUse(call, entering, gradients)  # type: ignore[arg-type]
+                for (call, entering, _), gradients in zip(uses, received, strict=True)
+            ],
+            {
+                name: (value.detach(), [each[inner + at] for each in found])
+                for at, (name, value) in enumerate(seen.items())
+            },
+            back,
+        )
 
     def drop(self, number: int) -> None:
         """Forget what entered a segment that is done."""
