@@ -301,6 +301,10 @@ class Plan(Document):
         text = json.dumps(about, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    def aim(self) -> str:
+        """What the plan was made for: its budgets, or the drop within which the least size was searched."""
+        return f"within a drop of {self.search.limit}" if self.search else f"for {', '.join(self.budgets)}"
+
     def uniform_name(self) -> str:
         """A uniform plan's option, and that of the first and the last layer where it differs."""
         first, last = self.layers[0].option, self.layers[-1].option

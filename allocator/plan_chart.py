@@ -52,11 +52,12 @@ def plan_data(plan: Plan) -> PlanData:
     # An edited plan may use options that its option set does not have.
     known = [option for option in plan.options if option in used]
     options = (*known, *sorted(used.difference(known)))
-    size, (one, unit) = plan.complexity, size_unit(plan.complexity.size_bits)
+    size_bits = plan.complexity.size_bits
+    one, unit = size_unit(size_bits)
     return PlanData(
         title=(
-            f"Plan for {', '.join(plan.budgets)}, chosen per {plan.unit}: "
-            f"{size.average_bits:.2f} bits per weight, {size.size_bits / one:.3g} {unit}"
+            f"Plan {plan.aim()}, chosen per {plan.unit}: "
+            f"{plan.complexity.average_bits:.2f} bits per weight, {size_bits / one:.3g} {unit}"
         ),
         names=tuple(layer.name for layer in plan.layers),
         mean_bits=np.array([layer.mean_bits for layer in plan.layers]),

@@ -47,7 +47,7 @@ PRICED_SHARE = Fraction(1, 1000)
 def plan_table(plan: Plan) -> Table:
     """How every layer is stored."""
     preset = f", preset {plan.preset}" if plan.preset else ""
-    table = Table(title=f"plan for {', '.join(plan.budgets)}, chosen per {plan.unit}{preset}")
+    table = Table(title=f"plan {plan.aim()}, chosen per {plan.unit}{preset}")
     table.add_column("layer", overflow="fold")
     table.add_column("weights", justify="right")
     strips = "strips of inputs" if parse_unit(plan.unit).cut else "channels"
@@ -192,10 +192,10 @@ def _search_lines(plan: Plan) -> list[str]:
     assert search is not None
     bits = complexity.size_bits - complexity.fixed_bits
     found = next(trial for trial in search.trials if trial.within and trial.weight_bits == bits)
-    limit = parse_tolerance(search.limit)
+    limit, count = parse_tolerance(search.limit), len(search.trials)
     lines = [
         f"the least size found within a drop of {search.limit}: {found.drop.described()} on {search.data} "
-        f"({search.samples:,} samples), {len(search.trials)} evaluations; {search.outcome}"
+        f"({search.samples:,} samples), {count} evaluation{'s' * (count > 1)}; {search.outcome}"
     ]
     if plan.measured is not None and plan.measured.data == search.data:
         lines.append(

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from apportion.allocator import Plan, read_plan
-from apportion.cli.tables import plan_lines
+from apportion.allocator import Drop, DropKind, Plan, Search, SearchOutcome, Trial, plan_data, read_plan
+from apportion.cli.tables import plan_lines, plan_table
 
 
 @pytest.fixture
@@ -48,3 +48,25 @@ def test_a_price_is_for_what_goes_beyond_the_room_that_is_left(with_room: Callab
         f"latency would save about {0.25 * (taken + 3) / 1000:.2g} of predicted loss"
     ) in lines
     assert any("KiB of the budget 9b are left" in line for line in lines)
+
+
+@pytest.mark.parametrize(("trials", "counted"), [(1, "1 evaluation; "), (2, "2 evaluations; ")])
+def test_a_plan_of_a_search_is_titled_by_its_limit_and_its_evaluations_are_counted(
+    finished: Path, trials: int, counted: str
+) -> None:
+    plan = read_plan(finished / "plan.json")
+    trial = Trial(
+        name="per channel",
+        weight_bits=plan.complexity.size_bits - plan.complexity.fixed_bits,
+        average_bits=4.0,
+        loss=0.001,
+        drop=Drop(kind=DropKind.KL, value=0.001, low=0.0, high=0.002),
+        within=True,
+    )
+    search = Search(
+        limit="0.01kl", data="digits", samples=500, outcome=SearchOutcome.LEAST, trials=(trial,) * trials
+    )
+    found = plan.model_copy(update={"search": search})
+    assert any(counted in line for line in plan_lines(found))
+    assert plan_table(found).title == "plan within a drop of 0.01kl, chosen per channel"
+    assert plan_data(found).title.startswith("Plan within a drop of 0.01kl, chosen per channel: 4.00 bits")
