@@ -138,9 +138,9 @@ def layer_activations(activations: Sequence[ActivationPlan]) -> dict[str, int]:
 
 
 def layer_widths(activations: Sequence[ActivationPlan]) -> dict[str, str]:
-    """For every layer the option of what it reads; of several, that of most bits."""
+    """For every layer the option of what it reads; of several, that of most bits, and rather a8d than a8."""
     found: dict[str, str] = {}
-    for value in sorted(activations, key=lambda value: value.chosen.bits):
+    for value in sorted(activations, key=lambda value: (value.chosen.bits, value.option)):
         found |= dict.fromkeys(value.readers, value.option)
     return found
 

@@ -224,7 +224,7 @@ class _Parts:
             loss += found.sites[site].loss(found.options[width])
             for name, macs in found.sites[site].readers.items():
                 entering[name] += macs * int(self.bits[width])
-                # Options stand in the order of their bits.
+                # Options stand in the order of their bits, and of equal ones as in `layer_widths`.
                 widest[name] = max(widest[name], width)
         tied = [group for row, group in self.groups.items() if row in layers and row == group[0]]
         parts = [*tied, *((row,) for row in layers if row not in self.groups)]

@@ -176,6 +176,38 @@ def test_the_choice_is_the_best_of_all(
         assert name in limits or plan.complexity.costs[name] > 0
 
 
+def test_a_layer_that_reads_two_options_of_equal_bits_costs_what_the_solver_counted(profile: Profile) -> None:
+    found = profile.activations
+    assert found is not None
+    # Of the values that one layer reads in turn, the first loses least with a4d, the second with a4.
+    losses = {"x": (1.0, 0.5), "y": (1.0, 0.5), "z": (0.5, 1.0)}
+    sites = [
+        site.model_copy(
+            update={
+                "scores": tuple(
+                    score.model_copy(update={"option": option, "loss": loss})
+                    for score, option, loss in zip(
+                        site.scores, ("a4", "a4d"), losses[site.name], strict=False
+                    )
+                )
+            }
+        )
+        for site in found.sites
+    ]
+    update = {"options": ("a4", "a4d"), "sites": tuple(sites)}
+    profile = profile.model_copy(update={"activations": found.model_copy(update=update)})
+    for cheap in ("a4", "a4d"):
+        costs = {
+            f"{text}{width}": 5.0 - 4 * (width == cheap)
+            for text in profile.options
+            for width in ("a4", "a4d")
+        }
+        table = CostTable("pairs", {layer.name: costs for layer in profile.layers})
+        for limit in (3, 7, 11, 15):
+            plan = solve_plan(profile, None, f"pairs={limit}", "layer", tables=[table])
+            assert not excesses(plan)
+
+
 def test_values_take_the_least_loss_where_no_budget_counts_them(profile: Profile) -> None:
     plan = solve_plan(profile, None, "3.5b", "layer")
     assert [value.option for value in plan.activations] == ["a8"] * 3
