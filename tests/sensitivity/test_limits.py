@@ -216,21 +216,16 @@ def test_budgets_that_cannot_be_are_refused(
 def test_budgets_that_clash_are_named_in_their_own_units(make_profile: MakeProfile) -> None:
     profile, arrays = make_profile()
     # What is small here is slow.
-    costs = {
-        layer.name: dict(zip(profile.options, [0.4, 0.3, 0.2, 0.1], strict=True)) for layer in profile.layers
-    }
-    table = CostTable("latency", costs)
+    slow = dict(zip(profile.options, [0.4, 0.3, 0.2, 0.1], strict=True))
+    table = CostTable("latency", {layer.name: slow for layer in profile.layers})
     for budget, unit in (("3.5b", "b"), ("0.26KB", "KB"), ("13.2%", "%")):
         message = (
-            r"'size' and 'latency' can be met one at a time but not together: .* "
-            rf"\(size ([\d.]+{unit}), not [\d.]+{unit}; latency (0\.\d+), not 0\.35\)\. "
-            rf"Alone, size takes [\d.]+{unit} to [\d.]+{unit}; latency takes 0\.3 to 1\.2"
+            rf"\(size ([\d.]+{unit}), not [\d.]+{unit}; latency (0\.\d+), not 0\.35\)\. Alone, size takes"
         )
         with pytest.raises(InfeasibleError, match=message) as refused:
             solve_plan(profile, arrays, [budget, "latency=0.35"], "layer", tables=[table])
-        ((size, latency),) = re.findall(message, str(refused.value))
-        # What is said to suffice does.
-        solve_plan(profile, arrays, [size, f"latency={latency}"], "layer", tables=[table])
+        ((size, time),) = re.findall(message, str(refused.value))
+        solve_plan(profile, arrays, [size, f"latency={time}"], "layer", tables=[table])
 
 
 def test_a_table_without_a_cost_that_is_needed_names_it_unless_the_option_is_forbidden(
