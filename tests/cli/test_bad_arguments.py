@@ -26,8 +26,8 @@ def test_a_budget_below_the_least_names_the_least_and_the_greatest(
     else:
         message = refused("solve", "--budget", budget, "--unit", "layer", "--out", profiled)
     assert f"budget {budget} is below" in message
-    assert "from 2.095b" in message
-    assert "to 8.095b" in message
+    assert "from 2.096b" in message
+    assert "to 8.096b" in message
 
 
 def test_a_budget_that_does_not_even_hold_the_biases_is_refused(
@@ -41,7 +41,7 @@ def test_the_least_budget_is_that_of_one_option_whatever_the_unit(
     allocate: Any, refused: Any, fast: tuple[str, ...], tmp_path: Path, unit: str
 ) -> None:
     settings = ("--method", "nearest", "--unit", unit, "--out", tmp_path / "run", *fast)
-    assert f"per {unit}: from 2.095b" in refused("--budget", "2.09b", *settings)
+    assert f"per {unit}: from 2.096b" in refused("--budget", "2.095b", *settings)
     outcome = allocate("--budget", "2.0953b", *settings, "--json")
     assert outcome.code == 0
     assert {layer["option"] for layer in outcome.json["plan"]["layers"]} == {"w2"}
