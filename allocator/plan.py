@@ -219,8 +219,7 @@ class Plan(Document):
     quantizer : dict
         How steps are searched and points fitted.
     assignment : str
-        Digest of the chosen options and of the values' grids, by which an edit is noticed; see
-        `assignment_digest`.
+        Digest of all that is chosen, by which an edit is noticed; see `assignment_digest`.
     versions : dict of str to str
         Versions of the tools that made the plan.
     layers : tuple of LayerPlan
@@ -289,15 +288,14 @@ class Plan(Document):
     def problem(self) -> str:
         """SHA-256 over all that a certificate is about but the choice itself, 16 hexadecimal digits.
 
-        That is the budgets, constraints and tables, the quantizer, the losses that the scores predict, and
-        what values take.
+        That is the budgets, constraints, tables, the quantizer, predicted losses, and what values take.
         """
         rules = None if self.constraints is None else self.constraints.model_dump(mode="json")
         losses = [self.predicted_loss, *(layer.predicted_loss for layer in self.layers)]
         about: list[object] = [self.budgets, rules, self.tables or None, self.quantizer, losses]
         if self.activations:
-            live = [step.model_dump(mode="json") for step in self.live]
-            about += [[value.about() for value in self.activations], live]
+            about += [value.about() for value in self.activations]
+            about += [step.model_dump(mode="json") for step in self.live]
         text = json.dumps(about, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

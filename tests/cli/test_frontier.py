@@ -168,7 +168,7 @@ def test_an_end_below_the_least_is_refused_with_the_least_before_anything_is_sco
     message = refused("frontier", "--to", "1b", "--out", tmp_path / "run", *fast)
     assert "--to: " in message
     assert "1b" in message
-    assert "can reach per layer: from 2.095b" in message
+    assert "can reach per layer: from 2.096b" in message
     assert not (tmp_path / "run").exists()
 
 
