@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import _thread
+import contextlib
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 
 import torch
 import typer
@@ -20,6 +23,7 @@ INTERRUPTED = 130
 """What typer returns in the place of a KeyboardInterrupt."""
 FILES = ("plan", "profile", "model", "data", "out")
 """Options that name files, as far as a command has them."""
+SOON_S = 0.05
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -36,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(arguments: Sequence[str] | None) -> int:
     try:
         given = None if arguments is None else list(arguments)
-        code = app(args=given, prog_name="allocate", standalone_mode=False)
+        with no_interrupt_lost():
+            code = app(args=given, prog_name="allocate", standalone_mode=False)
     except ApportionError as error:
         return _complain(str(error), BAD_INPUT)
     except typer.TyperException as error:
@@ -54,6 +59,27 @@ def _run(arguments: Sequence[str] | None) -> int:
             "interrupted; what is complete is kept, and the same command goes on from it", FAILED
         )
     return code if isinstance(code, int) else OK
+
+
+@contextlib.contextmanager
+def no_interrupt_lost() -> Iterator[None]:
+    """Interrupt again where Python drops an interrupt, as when one comes while memory is given back."""
+    hook = sys.unraisablehook
+
+    def again(dropped: sys.UnraisableHookArgs) -> None:
+        if dropped.exc_type is KeyboardInterrupt:
+            # Not at once: that would be dropped here.
+            soon = threading.Timer(SOON_S, _thread.interrupt_main)
+            soon.daemon = True
+            soon.start()
+        else:
+            hook(dropped)
+
+    sys.unraisablehook = again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
 
 
 def _hint(error: typer.TyperException) -> str:

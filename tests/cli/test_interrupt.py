@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 from apportion.cli.console import Reporter
+from apportion.cli.main import no_interrupt_lost
 
 DEEP_NET = """
 import torch
@@ -102,3 +104,26 @@ def test_what_was_complete_when_interrupted_is_not_measured_again(
     first_of_all = told[0]
     assert allocate("profile", *command, "--out", out).code == 0
     assert told[0] > first_of_all
+
+
+def test_an_interrupt_that_python_drops_comes_again() -> None:
+    """One that comes while an object is given back is raised in a callback, whose errors are printed only."""
+
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    def work() -> None:
+        given_back = Reporter()
+        watched = weakref.ref(given_back, interrupted)
+        with no_interrupt_lost():
+            del given_back
+            for _ in range(10 * PATIENCE_S):
+                time.sleep(0.1)
+        assert watched() is None
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            work()
+    finally:
+        signal.signal(signal.SIGINT, before)
