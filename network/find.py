@@ -12,7 +12,7 @@ from torch import Tensor, fx
 
 from .layer import Layer, LayerCall
 
-__all__ = ["Found", "find_layers", "input_values"]
+__all__ = ["Found", "find_layers"]
 
 aten = torch.ops.aten
 
@@ -94,7 +94,7 @@ def find_layers(graph: fx.Graph, tensors: Mapping[str, Tensor]) -> Found:
         readers.setdefault(str(node.target), []).extend(node.users)
     uses: dict[str, list[_Use]] = {}
     reasons: dict[str, str] = {}
-    moving = input_values(graph)
+    moving = _input_values(graph)
     for node in graph.nodes:
         if node.op != "call_function" or (use := _use(node, tensors)) is None:
             continue
@@ -202,7 +202,7 @@ def _manner(use: _Use) -> tuple[str, bool, int]:
     return kind, use.pattern.transposed, _groups(use.node)
 
 
-def input_values(graph: fx.Graph) -> set[fx.Node]:
+def _input_values(graph: fx.Graph) -> set[fx.Node]:
     """The nodes whose values depend on those of the inputs, not on their shapes alone."""
     found: set[fx.Node] = set()
     for node in graph.nodes:

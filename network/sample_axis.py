@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from .data import Data
-from .find import input_values
 from .layer import LayerCall
 from .network import Network
+from .sites import data_values
 
 __all__ = ["SAMPLES_FIRST", "SampleAxis", "different_samples", "is_by_sample", "sample_axes"]
 
@@ -69,7 +69,7 @@ def sample_axes(network: Network, data: Data) -> dict[str, SampleAxis]:
     dict of str to SampleAxis
         By name of the value or of the layer's node; those that have the samples first in order are left out.
     """
-    moving = {node.name for node in input_values(network.graph)}
+    moving = data_values(network.graph)
     if network.is_streamed:
         return {node.name: SHARED for node in network.graph.nodes if node.name not in moving}
     pair = different_samples(data.inputs).to(network.device)
