@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -206,4 +207,6 @@ def _device(text: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split("\n", 1)[0]
         raise InputError(f"--device {text} cannot be used: {reason}; cpu always can") from error
+    # Of the first backward pass on CUDA, whose thread finds no context and makes one: nothing is wrong.
+    warnings.filterwarnings("ignore", message="Attempting to run cuBLAS")
     return device

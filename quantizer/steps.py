@@ -146,12 +146,12 @@ def steps_to_half(steps: Tensor) -> tuple[Tensor, int]:
     """
     exponent = int(math.log2(float(power_of_two_below(steps)))) - 14
     # In double precision, where 2^-e exists for every e of a single-precision step.
-    return torch.ldexp(steps.double(), torch.tensor(-exponent)).to(torch.float16), exponent
+    return (steps.double() * 2.0**-exponent).to(torch.float16), exponent
 
 
 def steps_from_half(half: Tensor, exponent: int) -> Tensor:
     """The inverse of `steps_to_half`."""
-    return torch.ldexp(half.double(), torch.tensor(exponent)).to(torch.float32)
+    return (half.double() * 2.0**exponent).to(torch.float32)
 
 
 def _best_of(rows: Tensor, grid: Grid, first: Tensor, last: Tensor, count: int, exponent: float) -> Tensor:
