@@ -47,6 +47,8 @@ class AdaQuant:
         kept.
     positions : int
         Output positions of a layer that are looked at, as `Gptq` has them.
+    weighted : bool
+        What positions count, as for `Gptq`.
     memory_bytes : int
         Bound on the activations that are kept in memory.
     learning : StraightThrough
@@ -65,6 +67,7 @@ class AdaQuant:
     start: Gptq | None = field(default_factory=Gptq)
     held_out: float = 1 / 16
     positions: int = 32
+    weighted: bool = True
     memory_bytes: int = 2**31
     learning: StraightThrough = field(default_factory=StraightThrough)
 
@@ -135,7 +138,14 @@ class AdaQuant:
         if layer.lookups:
             if self.start is None or not layer.products:
                 return nearest, None
-            seen = input_gram(streams, layer, learned_from, cross=self.sequential, positions=self.positions)
+            seen = input_gram(
+                streams,
+                layer,
+                learned_from,
+                cross=self.sequential,
+                positions=self.positions,
+                weighted=self.weighted,
+            )
             return gptq_layer(weight, seen, nearest, self.start.of(layer)), None
         inputs, others = (
             input_gram(
@@ -144,6 +154,7 @@ class AdaQuant:
                 samples,
                 cross=self.sequential,
                 positions=self.positions,
+                weighted=self.weighted,
                 with_one=bias is not None,
             )
             for samples in (learned_from, judged_on)

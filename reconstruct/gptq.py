@@ -48,8 +48,9 @@ class Gptq:
         makes up for the errors of those before it.
     positions : int
         Output positions of a layer (pixels, tokens), per weight of an output channel, whose inputs are added
-        to its Gram matrix; where there are more, so many are drawn, equally many of every sample.
-        Neighbouring positions say much the same.
+        to its Gram matrix; where there are more, so many are drawn. Neighbouring positions say much the same.
+    weighted : bool
+        Positions count by what an error there does to the network's output, see `position_weights`.
     memory_bytes : int
         Bound on the activations that are kept in memory.
 
@@ -70,6 +71,7 @@ class Gptq:
     sequential: bool = True
     float_target: bool = True
     positions: int = 32
+    weighted: bool = True
     memory_bytes: int = 2**31
 
     def __post_init__(self) -> None:
@@ -148,7 +150,7 @@ class Gptq:
 
 
 class _Inputs:
-    """Gram matrices of the layers of a block; layers that read one value share theirs."""
+    """Gram matrices of the layers of a block; layers that read one value share where positions count alike."""
 
     def __init__(self, streams: Streams, settings: Gptq, samples: range) -> None:
         self._streams, self._settings, self._samples = streams, settings, samples
@@ -157,7 +159,10 @@ class _Inputs:
     def of(self, layer: Layer) -> InputGram:
         """Of what enters a layer."""
         sources = self._streams.network.reads(layer)
-        if layer.kind == "linear" and self._last is not None and self._last[0] == sources:
+        own = self._settings.weighted and any(
+            node in self._streams.position_weights for node in layer.products
+        )
+        if layer.kind == "linear" and not own and self._last is not None and self._last[0] == sources:
             return self._last[1]
         gram = input_gram(
             self._streams,
@@ -165,6 +170,7 @@ class _Inputs:
             self._samples,
             cross=self._settings.crossed,
             positions=self._settings.positions,
+            weighted=self._settings.weighted,
         )
         self._last = (sources, gram)
         return gram
@@ -191,7 +197,12 @@ def gptq_next(
     stored = start
     if layer.products:
         gram = input_gram(
-            streams, layer, range(samples), cross=settings.crossed, positions=settings.positions
+            streams,
+            layer,
+            range(samples),
+            cross=settings.crossed,
+            positions=settings.positions,
+            weighted=settings.weighted,
         )
         stored = gptq_layer(rows(layer, streams.network.weight(layer)), gram, start, settings.of(layer))
     if settings.sequential:

@@ -90,6 +90,7 @@ class InputGram:
         entering: Tensor,
         float_entering: Tensor | None = None,
         picked: Tensor | None = None,
+        weights: Tensor | None = None,
     ) -> None:
         """Add a batch of inputs of one use of the layer.
 
@@ -97,6 +98,8 @@ class InputGram:
         ----------
         picked : Tensor, optional
             Output positions of each sample to add, as `unfolded` takes them; None: all.
+        weights : Tensor, shape (samples, positions), optional
+            What each of these positions counts; None: all the same.
         """
         size = max(1, PIECE * len(entering) // max(1, _numbers(call, entering, picked)))
         middle = 0 if self.half is None else (len(entering) + 1) // 2
@@ -105,6 +108,8 @@ class InputGram:
                 part = slice(start, min(start + size, end))
                 inputs = self._inputs(call, entering[part], picked)
                 weighted = _levelled(inputs) if self.levelled else inputs
+                if weights is not None:
+                    weighted = weighted * weights[part].reshape(1, -1, 1)
                 gram, cross = 2 * (inputs.mT @ weighted).double(), None
                 if float_entering is not None:
                     cross = 2 * (self._inputs(call, float_entering[part], picked).mT @ weighted).double()

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 
 from ..errors import InputError, NotFiniteError
 from ..network import ACTIVATION_BATCH, SAMPLES_FIRST, Layer
 from .gram import InputGram, position_count
 from .streams import Streams
 
-__all__ = ["check_positions", "input_gram"]
+__all__ = ["check_positions", "drawn_positions", "input_gram"]
 
-LEAST_POSITIONS = 2**14
+LEAST_POSITIONS = 2**16
 MOST_POSITIONS = 10**9
 
 
@@ -34,6 +35,7 @@ def input_gram(
     positions: int,
     with_one: bool = False,
     levelled: bool = True,
+    weighted: bool = True,
 ) -> InputGram:
     """Products of the inputs of all uses of a layer in the block at the cut of the streams.
 
@@ -47,11 +49,14 @@ def input_gram(
         Whether the products with the float network's inputs are wanted too; needs streams `with_float`.
     positions : int
         Output positions (pixels, tokens) per weight of an output channel; where there are more, so many are
-        drawn, equally many of every sample. Neighbouring positions say much the same.
+        drawn, the same of all samples of a batch and those that count more more often. Neighbouring
+        positions say much the same.
     with_one : bool
         Whether an input that is always 1 is added, see `InputGram`.
     levelled : bool
         Whether positions of outlying energy count less, see `InputGram`.
+    weighted : bool
+        Whether positions count by what an error there does to the network's output, see `position_weights`.
 
     Raises
     ------
@@ -93,8 +98,15 @@ def input_gram(
                 continue
             rows_per_sample = len(quantized) / rows
             count, few = position_count(step.call, quantized), math.ceil(wanted / rows_per_sample)
-            picked = torch.randperm(count, generator=generator)[:few] if few < count else None
-            gram.add(step.call, quantized, floating if cross else None, picked)
+            weights = streams.position_weights.get(node) if weighted else None
+            # Of some values the samples are not told apart.
+            known = weights is not None and weights.shape[1] == count and len(quantized) == rows
+            own = weights[part] if weights is not None and known else torch.ones(len(quantized), count)
+            picked = None
+            if few < count:
+                picked, chances = drawn_positions(own.mean(0), few, generator)
+                own = own[:, picked] / chances
+            gram.add(step.call, quantized, floating if cross else None, picked, own.to(quantized.device))
     if not gram.is_finite:
         raise NotFiniteError(
             f"what enters layer '{layer.name}' on data '{streams.data.name}' is NaN or infinite, or too "
@@ -102,3 +114,39 @@ def input_gram(
             "those before it more bits"
         )
     return gram
+
+
+def drawn_positions(weights: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Positions drawn with chances in proportion to their weights, and the chance of each.
+
+    A position whose chance would be above 1 is taken for sure. A sum over those that are drawn, each over its
+    chance, is on average the sum over all: systematic sampling of a random order.
+
+    Parameters
+    ----------
+    weights : Tensor, shape (positions,)
+        Positive.
+    count : int
+        How many are wanted, fewer than there are.
+
+    Returns
+    -------
+    index, chances : Tensor, shape (about count,)
+
+    References
+    ----------
+    Madow, "On the theory of systematic sampling, II", Annals of Mathematical Statistics 20, 1949.
+    """
+    chances, sure = torch.zeros_like(weights), torch.zeros_like(weights, dtype=torch.bool)
+    while True:
+        rest = weights.where(~sure, 0.0)
+        chances = torch.where(sure, 1.0, rest * ((count - int(sure.sum())) / rest.sum()))
+        if not bool(((chances > 1) & ~sure).any()):
+            break
+        sure |= chances >= 1
+    order = torch.randperm(len(weights), generator=generator)
+    ends = chances[order].double().cumsum(0)
+    places = (ends - torch.rand((), generator=generator, dtype=torch.float64)).ceil()
+    taken = places.diff(prepend=torch.zeros(1, dtype=torch.float64)) > 0
+    index = order[taken].sort().values
+    return index, chances[index]

@@ -143,6 +143,7 @@ def _channel_errors(
                     positions=positions,
                     with_one=True,
                     levelled=False,
+                    weighted=False,
                 )
                 # The input that is always 1 counts the positions. A row that is looked up has none.
                 gram = torch.eye(layer.fan_in, dtype=torch.float64, device=network.device)[None]

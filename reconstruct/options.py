@@ -86,6 +86,7 @@ class GptqOptions:
             range(len(self._data)),
             cross=False,
             positions=self._settings.positions,
+            weighted=self._settings.weighted,
         )
         settings, repeated = self._settings.of(layer), weight.repeat_interleave(count, 0)
         made = self._made(repeated, inputs, together, settings)

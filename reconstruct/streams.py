@@ -25,6 +25,7 @@ from ..network import (
     sample_axes,
 )
 from .finalize import StoredLayer
+from .position_weights import position_weights
 from .region import Region, region_between
 
 __all__ = ["Streams", "walkable_blocks"]
@@ -70,6 +71,11 @@ class Streams:
     def axes(self) -> dict[str, SampleAxis]:
         """Where the samples are in what enters layers, if not first; see `sample_axes`."""
         return sample_axes(self.network, self.data)
+
+    @cached_property
+    def position_weights(self) -> dict[str, Tensor]:
+        """What positions count, see `position_weights`."""
+        return position_weights(self.network, self.data)
 
     def start_at(self, entry: str, values: Activations) -> None:
         """Begin at a cut whose value is known, the same in both networks."""

@@ -105,7 +105,7 @@ def test_a_tied_table_is_rounded_for_the_inputs_of_the_last_layer(
     table = language.layers[0]
     if not table.products:
         pytest.skip("not tied")
-    plan, settings = plan_of(language, ["w3"]), Gptq(sequential=False)
+    plan, settings = plan_of(language, ["w3"]), Gptq(sequential=False, weighted=False)
     found = settings.finalize(language, plan, ids).layers[0]
     entering: list[Tensor] = []
 
