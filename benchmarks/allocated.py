@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 
 import torch
-from bench import ENDS, OPTIONS, SAMPLES, Bench, uniform_plan
+from bench import DEVICES, ENDS, OPTIONS, SAMPLES, Bench, device_name, uniform_plan
 from kept import KeptRows, Row
 from networks import NETWORKS, RESNET, load_subject
 from report import Table, write_report
@@ -61,24 +61,30 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=Learning().batch, help="images per iteration")
     parser.add_argument("--samples", type=int, help="calibration images")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu", choices=DEVICES)
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=ROWS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     samples = arguments.samples or SAMPLES[arguments.network]
     learning = Learning(iterations=arguments.iterations, batch=arguments.batch)
-    measure(arguments.network, arguments.bits, arguments.rows, samples, learning)
+    measure(arguments.network, arguments.bits, arguments.rows, samples, learning, arguments.device)
 
 
-def measure(name: str, bits: list[str], rows: list[str], samples: int, learning: Learning) -> None:
+def measure(
+    name: str, bits: list[str], rows: list[str], samples: int, learning: Learning, device: str
+) -> None:
     """Write results/allocated_<name>.{json,md}, again after every row."""
-    bench = Bench(load_subject(name, samples))
+    bench = Bench(load_subject(name, samples, device))
     settings = {
         "samples": samples,
         "iterations": learning.iterations,
         "batch": learning.batch,
         "options": OPTIONS,
+        "device": device_name(device),
     }
-    kept = KeptRows(f"allocated_{name}", settings, lambda found: write(bench, samples, learning, found))
+    kept = KeptRows(
+        f"allocated_{name}", settings, lambda found: write(bench, samples, learning, device, found)
+    )
     for column in bits:
         for row in rows:
             key = f"{column}: {row}"
@@ -134,9 +140,9 @@ def measured(bench: Bench, plan: Plan, learning: Learning) -> Row:
         "nearest_kl": bench.quality(Nearest().finalize(network, plan, data))["kl"],
         "gptq_kl": bench.quality(Gptq().finalize(network, plan, data))["kl"],
     }
-    wall, processor = time.perf_counter(), time.process_time()
+    began = time.process_time()
     finalized = LearnedRounding(learning=learning).finalize(network, plan, data)
-    row["seconds"], row["processor_seconds"] = time.perf_counter() - wall, time.process_time() - processor
+    row["processor_seconds"] = time.process_time() - began
     return row | bench.quality(finalized)
 
 
@@ -159,7 +165,7 @@ def _weight_bits(plan: Plan) -> int:
     return sum(layer.size_bits for layer in plan.layers)
 
 
-def write(bench: Bench, samples: int, learning: Learning, rows: dict[str, Row]) -> None:
+def write(bench: Bench, samples: int, learning: Learning, device: str, rows: dict[str, Row]) -> None:
     """Write the page of all rows that were measured."""
     name = bench.subject.name
     columns = sorted({key.split(": ")[0] for key in rows}, key=lambda text: (text.endswith("b"), text))
@@ -185,7 +191,7 @@ def write(bench: Bench, samples: int, learning: Learning, rows: dict[str, Row]) 
         f"{name}: {samples} training images for scores and reconstruction, {learning.iterations:,} "
         f"iterations of {learning.batch} of them per block; judged on the first {len(bench.judge.inputs)} of "
         f"{bench.subject.held_out.name}, float top-1 {100 * some['float_accuracy']:.2f}%. Options {OPTIONS} "
-        "with a step per channel.",
+        f"with a step per channel. Measured on: {device_name(device)}.",
         "All plans of a column have at most the same stored size. A column is named by the bits of the codes "
         "alone, as published tables count them; its size is those and the 16-bit steps, and at whole numbers "
         "that of the uniform plan with 8 bits in the first and the last layer, where that takes at most "
@@ -198,7 +204,7 @@ def write(bench: Bench, samples: int, learning: Learning, rows: dict[str, Row]) 
         f"allocated_{name}",
         f"Allocation for reconstruction: {name}",
         f"python benchmarks/allocated.py {name} --iterations {learning.iterations} --batch {learning.batch} "
-        f"--samples {samples}",
+        f"--samples {samples} --device {device}",
         [
             table("KL to the float network on held-out images, after BRECQ", lambda row: row["kl"]),
             table("Top-1 in percent, after BRECQ", lambda row: round(100 * row["accuracy"], 2)),

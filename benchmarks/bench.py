@@ -16,13 +16,24 @@ from apportion.quantizer import Quantizer, parse_option, parse_options, stored_b
 from apportion.reconstruct import Finalized, GptqOptions, layer_shapes, measure_finalized
 from apportion.sensitivity import Profile, ProfileArrays, measure_profile
 
-__all__ = ["ENDS", "JUDGED_ON", "OPTIONS", "SAMPLES", "Bench", "plan_by_hand", "uniform_plan"]
+__all__ = [
+    "DEVICES",
+    "ENDS",
+    "JUDGED_ON",
+    "OPTIONS",
+    "SAMPLES",
+    "Bench",
+    "device_name",
+    "plan_by_hand",
+    "uniform_plan",
+]
 
 OPTIONS = "w2..8"
 ENDS = "w8"
 """The option of the first and the last layer of a uniform plan."""
 SAMPLES = {RESNET: 1024, MOBILENET: 128, VIT: 128}
 JUDGED_ON = 1000
+DEVICES = ("cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -72,6 +83,11 @@ class Bench:
             "float_accuracy": found.float_accuracy,
             "drop": [found.drop.value, found.drop.low, found.drop.high],
         }
+
+
+def device_name(device: str) -> str:
+    """What a device is called by who made it."""
+    return torch.cuda.get_device_name(device) if device == "cuda" else device
 
 
 def uniform_plan(network: Network, option: str, ends: str = ENDS) -> Plan:

@@ -21,7 +21,7 @@ from typing import Any, Self
 
 import psutil
 import torch
-from bench import OPTIONS, SAMPLES, Bench, uniform_plan
+from bench import DEVICES, OPTIONS, SAMPLES, Bench, device_name, uniform_plan
 from kept import KeptRows, Row
 from networks import NETWORKS, load_subject
 from report import Table, write_report
@@ -96,6 +96,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=Learning().batch, help="images per iteration")
     parser.add_argument("--evaluations", type=int, default=Lapq().evaluations, help="of the loss by LAPQ")
     parser.add_argument("--scored-on", type=int, default=Lapq().samples, help="images of LAPQ's loss")
+    parser.add_argument("--device", default="cpu", choices=DEVICES)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -106,16 +107,18 @@ def main() -> None:
         "evaluations": arguments.evaluations,
         "scored_on": arguments.scored_on,
         "options": OPTIONS,
+        "device": device_name(arguments.device),
     }
-    measure(arguments.network, arguments.plans, arguments.methods, settings)
+    measure(arguments.network, arguments.plans, arguments.methods, settings, arguments.device)
 
 
-def measure(name: str, plans: list[str], methods: list[str], settings: dict[str, Any]) -> None:
-    """Write results/methods_<name>.{json,md}, again after every row."""
-    bench = Bench(load_subject(name, settings["samples"]))
+def measure(name: str, plans: list[str], methods: list[str], settings: dict[str, Any], device: str) -> None:
+    """Write results/methods_<name>.{json,md}, or methods_<name>_cuda, again after every row."""
+    bench = Bench(load_subject(name, settings["samples"], device))
     learning = Learning(iterations=settings["iterations"], batch=settings["batch"])
     known = methods_of(learning, Lapq(evaluations=settings["evaluations"], samples=settings["scored_on"]))
-    kept = KeptRows(f"methods_{name}", settings, lambda rows: write(bench, settings, list(known), rows))
+    page = f"methods_{name}" if device == "cpu" else f"methods_{name}_{device}"
+    kept = KeptRows(page, settings, lambda rows: write(page, bench, settings, device, list(known), rows))
     for option in plans:
         missing = [method for method in methods if f"{option}: {method}" not in kept.rows]
         plan = plan_of(bench, option) if missing else None
@@ -135,7 +138,7 @@ def plan_of(bench: Bench, option: str) -> Plan:
 def row_of(bench: Bench, method: Method, plan: Plan) -> Row:
     """Quality of a plan's weights by a method, and what they took."""
     wall, processor = time.perf_counter(), time.process_time()
-    with PeakMemory() as peak:
+    with PeakMemory(bench.network.device) as peak:
         finalized = method.finalize(bench.network, plan, bench.subject.calibration)
     wall, processor = time.perf_counter() - wall, time.process_time() - processor
     return {
@@ -148,10 +151,20 @@ def row_of(bench: Bench, method: Method, plan: Plan) -> Row:
 
 
 class PeakMemory:
-    """The most memory of this process while a block runs, above what it had before, in MiB."""
+    """The most memory of this process while a block runs, above what it had before, in MiB.
+
+    On a GPU, that of its tensors there.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
 
     def __enter__(self) -> Self:
         gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+            self._before = torch.cuda.memory_allocated(self._device)
+            return self
         if sys.platform == "linux":
             # Else what was freed before stays with the process, and is used again without being seen.
             ctypes.CDLL(None).malloc_trim(0)
@@ -163,6 +176,9 @@ class PeakMemory:
         return self
 
     def __exit__(self, *error: object) -> None:
+        if self._device.type == "cuda":
+            self._most = torch.cuda.max_memory_allocated(self._device)
+            return
         self._done.set()
         self._watcher.join()
 
@@ -175,7 +191,9 @@ class PeakMemory:
             self._most = max(self._most, self._process.memory_info().rss)
 
 
-def write(bench: Bench, settings: dict[str, Any], methods: list[str], rows: dict[str, Row]) -> None:
+def write(
+    page: str, bench: Bench, settings: dict[str, Any], device: str, methods: list[str], rows: dict[str, Row]
+) -> None:
     """Write the page of all rows that were measured."""
     name, some = bench.subject.name, next(iter(rows.values()))
     bits = {key.split(": ")[0]: row["average_bits"] for key, row in rows.items()}
@@ -206,11 +224,11 @@ def write(bench: Bench, settings: dict[str, Any], methods: list[str], rows: dict
         "on what else the machine did.",
     ]
     write_report(
-        f"methods_{name}",
+        page,
         f"Methods of reconstruction: {name}",
         f"python benchmarks/methods.py {name} --samples {settings['samples']} --iterations "
         f"{settings['iterations']} --batch {settings['batch']} --evaluations {settings['evaluations']} "
-        f"--scored-on {settings['scored_on']}",
+        f"--scored-on {settings['scored_on']} --device {device}",
         [
             table("KL to the float network on held-out images", "kl"),
             table("Top-1 in percent", "accuracy", 100.0),

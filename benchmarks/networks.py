@@ -31,8 +31,8 @@ class Subject:
     held_out: Data
 
 
-def load_subject(name: str, samples: int) -> Subject:
-    """Load a network with `samples` calibration inputs and the data that judges it."""
+def load_subject(name: str, samples: int, device: str = "cpu") -> Subject:
+    """Load a network onto a device, with `samples` calibration inputs and the data that judges it."""
     models = _models()
     if name == LLAMA:
         calibration = _windows("tinystories_calib", samples)
@@ -43,7 +43,7 @@ def load_subject(name: str, samples: int) -> Subject:
         calibration = _imagenet(models, name, "imagenet_sample1000_224.zip", samples)
         held_out = _imagenet(models, name, "imagenet_nips17_a500_224.zip", None)
     network = capture(models.load(name), calibration.inputs[:2])
-    return Subject(name, network, calibration, held_out)
+    return Subject(name, network.to(device), calibration, held_out)
 
 
 def load_tied_llama(samples: int, judging: int) -> Subject:

@@ -150,7 +150,7 @@ class Gptq:
 
 
 class _Inputs:
-    """Gram matrices of the layers of a block; layers that read one value share where positions count alike."""
+    """Gram matrices of a block's layers; those that read one value share where positions count alike."""
 
     def __init__(self, streams: Streams, settings: Gptq, samples: range) -> None:
         self._streams, self._settings, self._samples = streams, settings, samples
