@@ -2,6 +2,7 @@
 
     python benchmarks/big_network.py            # three depths of one width
     python benchmarks/big_network.py --wide 22  # the whole of that network
+    python benchmarks/big_network.py --wide 22 --device cuda
 
 Networks are Llamas of random weights in shards of bfloat16, one for each layer. Every stage runs in a process
 of its own, whose peak is VmHWM: what the process had in memory at most, pages of mapped files included.
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bench import DEVICES, device_name
 from big_network_report import kept, report
 from safetensors.torch import save_file
 
@@ -73,6 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--wide", type=int)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu", choices=DEVICES)
     parser.add_argument("--stage", choices=STAGES)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--size", type=json.loads)
@@ -80,17 +83,19 @@ def main() -> None:
     given = parser.parse_args()
     if given.stage:
         torch.set_num_threads(given.threads)
-        print(json.dumps(run_stage(given.stage, given.folder, Size(**given.size))), flush=True)
+        print(json.dumps(run_stage(given.stage, given.folder, Size(**given.size), given.device)), flush=True)
         return
     sizes = [wide(given.wide)] if given.wide else [depth(layers) for layers in (4, 8, 16)]
     for size in () if given.only_report else sizes:
         name = f"{size.layers} layers, {size.hidden} wide"
-        for result in measured(name, size, given.threads):
+        if given.device != "cpu":
+            name = f"{name}, {device_name(given.device)}"
+        for result in measured(name, size, given.threads, given.device):
             report({**kept(), name: result})
     report(kept())
 
 
-def measured(name: str, size: Size, threads: int) -> Iterator[dict[str, Any]]:
+def measured(name: str, size: Size, threads: int, device: str) -> Iterator[dict[str, Any]]:
     """What is known after each stage of one network; each is a process of its own."""
     result: dict[str, Any] = {
         "size": asdict(size),
@@ -107,7 +112,7 @@ def measured(name: str, size: Size, threads: int) -> Iterator[dict[str, Any]]:
             done = subprocess.run(
                 [
                     sys.executable, __file__, "--stage", stage, "--folder", str(folder),
-                    "--size", json.dumps(asdict(size)), "--threads", str(threads),
+                    "--size", json.dumps(asdict(size)), "--threads", str(threads), "--device", device,
                 ],
                 check=True, stdout=subprocess.PIPE, text=True,
             )  # fmt: skip
@@ -167,7 +172,7 @@ def write_llama(folder: Path, size: Size) -> None:
     }))  # fmt: skip
 
 
-def run_stage(stage: str, folder: Path, size: Size) -> dict[str, Any]:
+def run_stage(stage: str, folder: Path, size: Size, device: str) -> dict[str, Any]:
     """Carry out one stage; seconds of its parts, and the peak of this process."""
     seconds: dict[str, float] = {}
     # As the command does for such networks.
@@ -187,7 +192,7 @@ def run_stage(stage: str, folder: Path, size: Size) -> dict[str, Any]:
         )
 
     if stage == "profile":
-        network, data = _inputs(folder, size)
+        network, data = _inputs(folder, size, device)
         took("capture")
         settings = FisherSettings(share=1.0, memory_bytes=size.memory_bytes)
         profile, arrays = measure_profile(
@@ -203,7 +208,7 @@ def run_stage(stage: str, folder: Path, size: Size) -> dict[str, Any]:
         found["predicted_loss"] = plan.predicted_loss
         took("solve")
     else:
-        network, data = _inputs(folder, size)
+        network, data = _inputs(folder, size, device)
         plan = read_plan(folder / "plan.json")
         took("capture")
         gptq = Gptq(memory_bytes=size.memory_bytes)
@@ -214,16 +219,18 @@ def run_stage(stage: str, folder: Path, size: Size) -> dict[str, Any]:
         save_network(folder / "run", network, plan, finalized)
         took("save")
         found["packed_bytes"] = (folder / "run" / "weights.safetensors").stat().st_size
+    if device == "cuda":
+        found["device_peak_bytes"] = torch.cuda.max_memory_allocated()
     return found
 
 
-def _inputs(folder: Path, size: Size) -> tuple[Network, Data]:
+def _inputs(folder: Path, size: Size, device: str) -> tuple[Network, Data]:
     ids = torch.randint(
         0, size.vocabulary, (size.samples, size.tokens), generator=torch.Generator().manual_seed(1)
     )
     network = load_model(f"hf:{folder / 'model'}", context=size.tokens, memory_bytes=size.memory_bytes)
     assert network.is_streamed
-    return network, Data(ids, None, "random tokens")
+    return network.to(device), Data(ids, None, "random tokens")
 
 
 def _status_bytes(field: str) -> int:

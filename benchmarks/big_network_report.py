@@ -33,6 +33,7 @@ def report(found: dict[str, Any]) -> None:
             ],
             [_memory_row(name, each) for name, each in found.items()],
         ),
+        *_on_device(found),
         Table(
             "Seconds",
             [
@@ -49,7 +50,8 @@ def report(found: dict[str, Any]) -> None:
         Table("On paper: Llama 2 70B", ["what", "GB"], _paper(3)),
     ]  # fmt: skip
     write_report(
-        NAME, "Big networks on small memory", "python benchmarks/big_network.py; and with --wide 22",
+        NAME, "Big networks on small memory",
+        "python benchmarks/big_network.py; and with --wide 22; and with --wide 22 --device cuda",
         tables, _notes(found), found,
     )  # fmt: skip
     _draw(found).savefig(RESULTS / f"{NAME}.png", dpi=120)
@@ -59,6 +61,16 @@ def _memory_row(name: str, each: dict[str, Any]) -> list[object]:
     peaks = [each[stage]["peak_bytes"] / GB if stage in each else None for stage in STAGES]
     whole = 4 * each["weights"] / GB
     return [name, each["weights"], whole, each["size"]["memory_bytes"] / GB, _start(each), *peaks]
+
+
+def _on_device(found: dict[str, Any]) -> list[Table]:
+    """What networks that were on a GPU took there."""
+    rows = [
+        [name, *(each.get(stage, {}).get("device_peak_bytes", 0) / GB for stage in ("profile", "finalize"))]
+        for name, each in found.items()
+        if "device_peak_bytes" in each["profile"]
+    ]
+    return [Table("Peak memory on the GPU, GB", ["network", "profile", "finalize"], rows)] if rows else []
 
 
 def _start(each: dict[str, Any]) -> float:

@@ -20,7 +20,7 @@ from ..network import (
 
 __all__ = ["position_weights"]
 
-FLOOR = 0.1
+FLOOR = 0.3
 """What a position counts at least, in units of the mean: where the output depends on one token in two
 hundred, as in the last block of a ViT, that token of a few samples alone says too little."""
 BATCH_NUMBERS = 2**26
@@ -32,7 +32,7 @@ def position_weights(network: Network, data: Data) -> dict[str, Tensor]:
 
     With z_t the output channels at a position t of a sample x and y a label that the float network draws,
 
-        w_t = F + (1 - F) g_t / mean_t g_t,    g_t = mean_c (d log p(y | x) / d z_tc)^2,    F = 0.1,
+        w_t = F + (1 - F) g_t / mean_t g_t,    g_t = mean_c (d log p(y | x) / d z_tc)^2,    F = 0.3,
 
     so that a squared error weighted so is, but for the floor F, what the Fisher information of positions
     makes of it. Every sample counts the same: one of which the network is sure has slopes near zero
