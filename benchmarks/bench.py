@@ -86,8 +86,8 @@ class Bench:
 
 
 def device_name(device: str) -> str:
-    """What a device is called by who made it."""
-    return torch.cuda.get_device_name(device) if device == "cuda" else device
+    """What a page calls a device: a GPU by the name its maker gave it, and the PyTorch that ran there."""
+    return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}" if device == "cuda" else device
 
 
 def uniform_plan(network: Network, option: str, ends: str = ENDS) -> Plan:

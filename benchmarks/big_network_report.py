@@ -65,11 +65,11 @@ def _memory_row(name: str, each: dict[str, Any]) -> list[object]:
 
 def _on_device(found: dict[str, Any]) -> list[Table]:
     """What networks that were on a GPU took there."""
-    rows = [
-        [name, *(each.get(stage, {}).get("device_peak_bytes", 0) / GB for stage in ("profile", "finalize"))]
-        for name, each in found.items()
-        if "device_peak_bytes" in each["profile"]
-    ]
+    rows = []
+    for name, each in found.items():
+        peaks = [each.get(stage, {}).get("device_peak_bytes") for stage in ("profile", "finalize")]
+        if any(peaks):
+            rows.append([name, *(None if peak is None else peak / GB for peak in peaks)])
     return [Table("Peak memory on the GPU, GB", ["network", "profile", "finalize"], rows)] if rows else []
 
 

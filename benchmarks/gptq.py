@@ -5,8 +5,9 @@
 
 One option for all layers but the first and the last, which have 8 bits or the same too. *No float target*:
 every layer aims at its float weight's output on the inputs of the quantized network, not at the float
-network's output. *Positions alike*: tokens and pixels of outlying size count in full. *Damped alike*: every
-Gram matrix is damped by 0.01 of the mean of its diagonal. Each network is measured on its own and kept.
+network's output. *Outlying positions in full*: tokens and pixels of outlying size are not levelled.
+*Positions alike*: they are, but none is weighted by what it does to the network's output. *Damped alike*:
+every Gram matrix is damped by 0.01 of the mean of its diagonal. Each network is measured on its own and kept.
 """
 
 from __future__ import annotations
@@ -31,11 +32,13 @@ PLANS = {"w2": ENDS, "w3": ENDS, "w4": ENDS, "w3, ends too": "w3", "w4, ends too
 """Plans, each with the option of the first and the last layer."""
 SAMPLES = {RESNET: 512, MOBILENET: 128, VIT: 128}
 KEPT = RESULTS / "gptq.json"
+OUTLYING = "apportion.reconstruct.levels.MOST_ENERGY"
 ROWS: dict[str, tuple[Method, Callable[[], AbstractContextManager[Any]]]] = {
     "nearest": (Nearest(), nullcontext),
     "GPTQ": (Gptq(), nullcontext),
     "GPTQ, no float target": (Gptq(float_target=False), nullcontext),
-    "GPTQ, positions alike": (Gptq(), lambda: patch("apportion.reconstruct.gram.MOST_ENERGY", math.inf)),
+    "GPTQ, outlying positions in full": (Gptq(), lambda: patch(OUTLYING, math.inf)),
+    "GPTQ, positions alike": (Gptq(weighted=False), nullcontext),
     "GPTQ, damped alike": (Gptq(), lambda: patch("apportion.reconstruct.damping.MOST", 0.0)),
 }
 
@@ -108,8 +111,9 @@ def _write(found: dict[str, Any]) -> None:
         "First and last layer of 8 bits, or as all others where it says so. KL to the float network on "
         "images that GPTQ has not seen. *No float target*: layers aim at what their float weights give on "
         "the quantized network's inputs; else at the float network's output, as far as one half of the "
-        "images confirms what is fitted to the other half. *Positions alike*: tokens and pixels of "
-        "outlying size count in full, not as three that are above nine in ten. *Damped alike*: every Gram "
+        "images confirms what is fitted to the other half. *Outlying positions in full*: tokens and pixels "
+        "of outlying size count in full, not as three that are above nine in ten. *Positions alike*: none "
+        "counts by what an error there does to the network's output. *Damped alike*: every Gram "
         "matrix is damped by 0.01 of the mean of its diagonal; else by that times the power of ten at "
         "which GPTQ of one half of the images is expected to leave the least error on the other.",
     ]

@@ -97,6 +97,7 @@ def main() -> None:
     parser.add_argument("--evaluations", type=int, default=Lapq().evaluations, help="of the loss by LAPQ")
     parser.add_argument("--scored-on", type=int, default=Lapq().samples, help="images of LAPQ's loss")
     parser.add_argument("--device", default="cpu", choices=DEVICES)
+    parser.add_argument("--beside", type=int, default=0, help="other such processes on its GPU, at most")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -109,10 +110,14 @@ def main() -> None:
         "options": OPTIONS,
         "device": device_name(arguments.device),
     }
-    measure(arguments.network, arguments.plans, arguments.methods, settings, arguments.device)
+    measure(
+        arguments.network, arguments.plans, arguments.methods, settings, arguments.device, arguments.beside
+    )
 
 
-def measure(name: str, plans: list[str], methods: list[str], settings: dict[str, Any], device: str) -> None:
+def measure(
+    name: str, plans: list[str], methods: list[str], settings: dict[str, Any], device: str, beside: int
+) -> None:
     """Write results/methods_<name>.{json,md}, or methods_<name>_cuda, again after every row."""
     bench = Bench(load_subject(name, settings["samples"], device))
     learning = Learning(iterations=settings["iterations"], batch=settings["batch"])
@@ -124,7 +129,7 @@ def measure(name: str, plans: list[str], methods: list[str], settings: dict[str,
         plan = plan_of(bench, option) if missing else None
         for method in missing:
             assert plan is not None
-            kept.add(f"{option}: {method}", row_of(bench, known[method], plan))
+            kept.add(f"{option}: {method}", {**row_of(bench, known[method], plan), "beside": beside})
 
 
 def plan_of(bench: Bench, option: str) -> Plan:
@@ -196,6 +201,10 @@ def write(
 ) -> None:
     """Write the page of all rows that were measured."""
     name, some = bench.subject.name, next(iter(rows.values()))
+    beside = max(row["beside"] for row in rows.values())
+    shared = (
+        f" Up to {beside + 1} such processes shared the GPU and slowed each other down." if beside else ""
+    )
     bits = {key.split(": ")[0]: row["average_bits"] for key, row in rows.items()}
     plans = [plan for plan in PLANS if plan in bits]
     measured = [method for method in methods if any(f"{plan}: {method}" in rows for plan in plans)]
@@ -220,8 +229,8 @@ def write(
         f"Learned rounding (AdaRound, BRECQ): {settings['iterations']:,} iterations of {settings['batch']} "
         f"images per unit. LAPQ: {settings['evaluations']} evaluations of the loss on at most "
         f"{settings['scored_on']} images for Powell's method. AdaQuant, AdaRound and BRECQ start from GPTQ "
-        "unless it says otherwise. Processor seconds are those of all cores together; wall seconds depend "
-        "on what else the machine did.",
+        f"unless it says otherwise. Measured on: {settings['device']}. Processor seconds are those of all "
+        f"cores together; wall seconds depend on what else the machine did.{shared}",
     ]
     write_report(
         page,
