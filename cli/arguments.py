@@ -103,7 +103,8 @@ EvalArg = Annotated[
 TokenizerArg = Annotated[
     Path | None,
     typer.Option(
-        help="What cuts texts into tokens: a tokenizer.json or a folder with one. Default: hf:folder's own.",
+        help="What cuts texts into tokens: a tokenizer.json, a SentencePiece .model or a folder with one. "
+        "Default: hf:folder's own.",
         show_default=False,
         rich_help_panel=NETWORK,
     ),

@@ -116,7 +116,7 @@ def load_data(
         is: data tends to be sorted by class. A smaller limit gives the first of those of a larger one. Of
         texts the first ones, in order. None: all, as they come.
     tokenizer : Path, optional
-        For texts: a `tokenizer.json`, or the folder of a model that has one.
+        For texts: a `tokenizer.json`, a SentencePiece `.model`, or the folder of a model that has one.
     context : int, optional
         Tokens of a sample, for texts and for arrays that are one sequence of ids.
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,14 +13,14 @@ from ..errors import InputError
 from .arrays import Array
 from .network import Network
 from .reason import message_of
+from .tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from .data import Data
 
 __all__ = ["cut_windows", "read_text", "with_next_tokens"]
 
-_TOKENIZER = "tokenizer.json"
-_MOST_TOKENIZER_BYTES, _MOST_TEXT_BYTES = 2**28, 2**30
+_MOST_TEXT_BYTES = 2**30
 _CHARACTERS_PER_TOKEN = 16
 # Relative to the largest output: what another order of the same sums may change.
 _SAME = 1e-3
@@ -33,7 +32,7 @@ def read_text(path: Path, tokenizer: Path | None, most_tokens: int | None) -> Ar
     Parameters
     ----------
     tokenizer : Path, optional
-        A `tokenizer.json`, or the folder of a model that has one.
+        See `load_tokenizer`.
     most_tokens : int, optional
         So many are enough.
 
@@ -44,13 +43,16 @@ def read_text(path: Path, tokenizer: Path | None, most_tokens: int | None) -> Ar
     Raises
     ------
     InputError
-        No such text or tokenizer, not UTF-8, too large, or the package tokenizers is not installed.
+        No such text or tokenizer, not UTF-8, too large, or what reads the tokenizer is not installed.
     """
     if not path.is_file():
         raise InputError(f"there is no file {path}")
     if tokenizer is None:
-        raise InputError(f"{path} is a text; give --tokenizer, a tokenizer.json or a folder with one")
-    encode = _load_tokenizer(tokenizer)
+        raise InputError(
+            f"{path} is a text; give --tokenizer, a tokenizer.json, a SentencePiece .model or a folder with "
+            "one"
+        )
+    encode = load_tokenizer(tokenizer)
     if path.stat().st_size > _MOST_TEXT_BYTES:
         raise InputError(f"{path} has {path.stat().st_size:,} bytes; texts of at most 1 GiB are read")
     try:
@@ -118,40 +120,3 @@ def with_next_tokens(network: Network, data: Data) -> Data:
 
 def _run(network: Network, ids: Tensor) -> Tensor:
     return network.run(ids.to(network.device)).float()
-
-
-class _Encoder:
-    """From a text to ids."""
-
-    def __init__(self, tokenizer: object) -> None:
-        self.tokenizer = tokenizer
-
-    def __call__(self, text: str) -> Array:
-        encoded = self.tokenizer.encode(text, add_special_tokens=False)  # type: ignore[attr-defined]
-        return np.asarray(encoded.ids, dtype=np.int64)
-
-
-def _load_tokenizer(path: Path) -> _Encoder:
-    try:
-        from tokenizers import Tokenizer
-    except ImportError as error:
-        raise InputError(
-            f"reading texts needs the package tokenizers ({error}); install it with: "
-            'pip install "apportion[transformers]"'
-        ) from error
-    file = path / _TOKENIZER if path.is_dir() else path
-    if not file.is_file() or file.suffix != ".json":
-        raise InputError(
-            f"there is no {_TOKENIZER} in {path}; give a folder that has one, or the file, with --tokenizer; "
-            "other forms become one when the transformers library saves them with save_pretrained"
-        )
-    if file.stat().st_size > _MOST_TOKENIZER_BYTES:
-        raise InputError(f"{file} has {file.stat().st_size:,} bytes; tokenizers of at most 256 MiB are read")
-    try:
-        tokenizer = Tokenizer.from_file(str(file))
-    except Exception as error:
-        raise InputError(f"cannot read the tokenizer {file}: {message_of(error)}") from error
-    # A text is cut into windows here, so that all of it counts.
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return _Encoder(tokenizer)

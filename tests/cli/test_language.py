@@ -159,7 +159,7 @@ def test_experts_that_are_never_chosen_are_named_and_scored(
     ("arguments", "message"),
     [
         (("--context", "16", "--data", "ids.npz"), "--context is 16, and .*ids.npz has samples of 8 tokens"),
-        (("--tokenizer", "nowhere"), "there is no tokenizer.json in nowhere"),
+        (("--tokenizer", "nowhere"), "there is no tokenizer.json or tokenizer.model in nowhere"),
         (("--context", "60", "--data", "short.txt"), "has 3 tokens, and a sample has 60"),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from pathlib import Path
 
@@ -25,7 +27,9 @@ from apportion.network import (
 )
 from apportion.network.tokens import cut_windows
 
+sentencepiece = pytest.importorskip("sentencepiece")
 tokenizers = pytest.importorskip("tokenizers")
+ASSETS = Path(os.environ.get("APPORTION_ASSETS", Path(__file__).parents[3] / "shared" / "assets"))
 
 TEXT = "once upon a time there was a little dog . the dog was happy and the sun was up ."
 WORDS = TEXT.split()
@@ -96,7 +100,7 @@ def test_texts_and_tokenizers_that_cannot_be_read_are_refused(
         load_data(str(tmp_path / "nothing.txt"), tokenizer=tokenizer, context=4)
     with pytest.raises(InputError, match="is a text; give --tokenizer"):
         load_data(str(text), context=4)
-    with pytest.raises(InputError, match=r"there is no tokenizer.json in .*save_pretrained"):
+    with pytest.raises(InputError, match=r"no tokenizer.json or tokenizer.model in .*save_pretrained"):
         load_data(str(text), tokenizer=tmp_path, context=4)
     broken = tmp_path / "tokenizer.json"
     broken.write_text("{}")
@@ -109,6 +113,51 @@ def test_texts_and_tokenizers_that_cannot_be_read_are_refused(
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(InputError, match=r'pip install "apportion\[transformers\]"'):
         load_data(str(text), tokenizer=tokenizer, context=4)
+
+
+def test_sentencepiece_models_cut_texts_without_special_tokens(tmp_path: Path, text: Path) -> None:
+    written = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(WORDS), model_writer=written, model_type="char", vocab_size=24, minloglevel=2
+    )
+    (tmp_path / "tokenizer.model").write_bytes(written.getvalue())
+    data = load_data(str(text), tokenizer=tmp_path, context=7)
+    processor = sentencepiece.SentencePieceProcessor(model_proto=written.getvalue())
+    ids = data.inputs.flatten().tolist()
+    assert len(ids) > 3 * len(TEXT) - 7
+    assert processor.bos_id() not in ids
+    assert processor.decode(ids).startswith(TEXT[:60])
+    same = load_data(str(text), tokenizer=tmp_path / "tokenizer.model", context=7)
+    assert torch.equal(same.inputs, data.inputs)
+
+
+def test_sentencepiece_models_that_cannot_be_read_are_refused(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "spm.model"
+    broken.write_bytes(b"nothing of the kind")
+    with pytest.raises(InputError, match=r"cannot read the tokenizer .*spm.model"):
+        load_data(str(text), tokenizer=broken, context=4)
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    with pytest.raises(InputError, match=r'pip install "apportion\[sentencepiece\]"'):
+        load_data(str(text), tokenizer=broken, context=4)
+
+
+def test_a_real_sentencepiece_model_gives_the_ids_that_it_was_trained_with() -> None:
+    text, model, ids = (
+        ASSETS / name for name in (
+            "tinystories_sample.txt", "babyllama105.tokenizer.model", "babyllama105.ids.npz"
+        )
+    )  # fmt: skip
+    if not model.exists():
+        pytest.skip(
+            "no babyllama105.tokenizer.model in the assets folder; set APPORTION_ASSETS to one that has it"
+        )
+    data = load_data(str(text), tokenizer=model, context=64, limit=4)
+    with np.load(ids) as arrays:
+        # Behind a mark of the beginning.
+        expected = arrays["tinystories_calib"][1:65].astype(np.int64)
+    assert data.inputs[0].tolist() == expected.tolist()
 
 
 class Model(nn.Module):
