@@ -73,7 +73,7 @@ def main() -> None:
 def measure(
     name: str, bits: list[str], rows: list[str], samples: int, learning: Learning, device: str
 ) -> None:
-    """Write results/allocated_<name>.{json,md}, again after every row."""
+    """Write results/allocated_<name>.{json,md}, or allocated_<name>_cuda, again after every row."""
     bench = Bench(load_subject(name, samples, device))
     settings = {
         "samples": samples,
@@ -83,7 +83,7 @@ def measure(
         "device": device_name(device),
     }
     kept = KeptRows(
-        f"allocated_{name}", settings, lambda found: write(bench, samples, learning, device, found)
+        page_of(name, device), settings, lambda found: write(bench, samples, learning, device, found)
     )
     for column in bits:
         for row in rows:
@@ -94,6 +94,11 @@ def measure(
             # Rows of one budget may come to the same plan, which needs no second measurement.
             same = (found for found in kept.rows.values() if found["assignment"] == plan.assignment)
             kept.add(key, next(same, None) or measured(bench, plan, learning))
+
+
+def page_of(name: str, device: str) -> str:
+    """What rows of a device are kept under."""
+    return f"allocated_{name}" if device == "cpu" else f"allocated_{name}_{device}"
 
 
 def plan_of(bench: Bench, column: str, row: str) -> Plan:
@@ -201,7 +206,7 @@ def write(bench: Bench, samples: int, learning: Learning, device: str, rows: dic
         "Best after BRECQ at " + "; ".join(best) + ".",
     ]
     write_report(
-        f"allocated_{name}",
+        page_of(name, device),
         f"Allocation for reconstruction: {name}",
         f"python benchmarks/allocated.py {name} --iterations {learning.iterations} --batch {learning.batch} "
         f"--samples {samples} --device {device}",

@@ -172,7 +172,7 @@ class _Inputs:
             positions=self._settings.positions,
             weighted=self._settings.weighted,
         )
-        self._last = (sources, gram)
+        self._last = None if own else (sources, gram)
         return gram
 
     def forget(self, layer: Layer) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, NotFiniteError
-from ..network import ACTIVATION_BATCH, SAMPLES_FIRST, Layer
+from ..network import ACTIVATION_BATCH, SAMPLES_FIRST, Layer, SampleAxis
 from .gram import InputGram, position_count
 from .streams import Streams
 
@@ -82,13 +82,12 @@ def input_gram(
         for start in range(samples.start, samples.stop, ACTIVATION_BATCH):
             part = slice(start, min(start + ACTIVATION_BATCH, samples.stop))
             quantized, floating = streams.batch(region, part)
-            rows = part.stop - part.start
+            rows, axis = part.stop - part.start, streams.axes.get(node, SAMPLES_FIRST)
             # A convolution of one sample may come without the axis of samples.
             if step.call.stride and quantized.ndim == len(step.call.stride) + 1:
                 quantized, floating = quantized[None], floating[None]
             elif not step.call.stride and quantized.numel():
                 # Tokens that are folded into the axis of samples, or before it, are positions too.
-                axis = streams.axes.get(node, SAMPLES_FIRST)
                 moved = [axis.first(value, rows) for value in (quantized, floating)]
                 quantized, floating = (
                     value if first is None else first.reshape(rows, -1, layer.fan_in)
@@ -99,9 +98,8 @@ def input_gram(
             rows_per_sample = len(quantized) / rows
             count, few = position_count(step.call, quantized), math.ceil(wanted / rows_per_sample)
             weights = streams.position_weights.get(node) if weighted else None
-            # Of some values the samples are not told apart.
-            known = weights is not None and weights.shape[1] == count and len(quantized) == rows
-            own = weights[part] if weights is not None and known else torch.ones(len(quantized), count)
+            own = None if weights is None else _rows_of(weights[part], len(quantized), count, axis)
+            own = torch.ones(len(quantized), count) if own is None else own.float()
             picked = None
             if few < count:
                 picked, chances = drawn_positions(own.mean(0), few, generator)
@@ -114,6 +112,14 @@ def input_gram(
             "those before it more bits"
         )
     return gram
+
+
+def _rows_of(weights: Tensor, rows: int, count: int, axis: SampleAxis) -> Tensor | None:
+    """The weights of a batch as the rows of what enters have their positions; None where they are not so."""
+    if weights.numel() != rows * count or (len(weights) != rows and not axis.leading):
+        return None
+    # Frames that are folded into the samples are rows of their own.
+    return weights.reshape(rows, count)
 
 
 def drawn_positions(weights: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

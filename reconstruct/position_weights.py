@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from ..network import (
     Network,
     SampleAxis,
     batches,
+    fingerprint,
     sample_axes,
 )
 
@@ -38,32 +39,46 @@ def position_weights(network: Network, data: Data) -> dict[str, Tensor]:
     makes of it. Every sample counts the same: one of which the network is sure has slopes near zero
     everywhere, and the few others would be all that is fitted to.
 
+    They are computed once for a network and data, by one pass forward and back, and kept as long as the
+    network is: two bytes for each position of each sample and layer.
+
     Returns
     -------
-    dict of str to Tensor, shape (samples, positions)
-        By name of the layer's node; each sample's mean is 1. Uses whose samples lie on no known axis are left
-        out, and of a network whose weights are streamed, all.
+    dict of str to Tensor, shape (samples, positions), float16
+        By name of the layer's node; each sample's mean is 1, and a sample whose slopes are zero or not finite
+        has ones. Uses whose samples lie on no known axis or that no slope reaches are left out, and of a
+        network whose weights are streamed, all.
 
     References
     ----------
     Kim et al., "GuidedQuant: large language model quantization via exploiting end loss guidance", ICML 2025,
     weighs the tokens in GPTQ's Gram matrices by such slopes, of the loss on given labels.
     """
-    return {} if network.is_streamed else _position_weights(network, data.inputs)
+    if network.is_streamed:
+        return {}
+    of = f"{fingerprint(network.tensors)} {fingerprint({'inputs': data.inputs})}"
+    known = _known.get(network)
+    if known is None or known[0] != of:
+        known = _known[network] = of, _measured(network, data)
+    return known[1]
 
 
-@lru_cache(maxsize=1)
-def _position_weights(network: Network, inputs: Tensor) -> dict[str, Tensor]:
-    axes = sample_axes(network, Data(inputs, None, ""))
+_known: WeakKeyDictionary[Network, tuple[str, dict[str, Tensor]]] = WeakKeyDictionary()
+
+
+def _measured(network: Network, data: Data) -> dict[str, Tensor]:
+    axes, inputs = sample_axes(network, data), data.inputs
     elements = sum(int(node.meta.get("elements") or 0) for node in network.graph.nodes)
     generator = torch.Generator().manual_seed(0)
     parts: dict[str, list[Tensor]] = {}
-    for part in batches(len(inputs), min(ACTIVATION_BATCH, max(1, BATCH_NUMBERS // max(1, elements)))):
-        given = inputs[part].to(network.device)
-        for call, slope in _slopes(network, given, generator):
-            found = _weights(call, slope, axes.get(call.node, SAMPLES_FIRST), len(given))
-            if found is not None:
-                parts.setdefault(call.node, []).append(found.cpu())
+    with torch.inference_mode(False), torch.enable_grad():
+        for part in batches(len(inputs), min(ACTIVATION_BATCH, max(1, BATCH_NUMBERS // max(1, elements)))):
+            # A copy: inputs may have been made where no slopes are kept.
+            given = inputs[part].to(network.device, copy=True)
+            for call, slope in _slopes(network, given, generator):
+                found = _weights(call, slope, axes.get(call.node, SAMPLES_FIRST), len(given))
+                if found is not None:
+                    parts.setdefault(call.node, []).append(found.half().cpu())
     whole = {name: torch.cat(each) for name, each in parts.items()}
     return {name: weights for name, weights in whole.items() if len(weights) == len(inputs)}
 
@@ -82,6 +97,8 @@ def _slopes(network: Network, inputs: Tensor, generator: torch.Generator) -> lis
     if not logits.requires_grad:
         return []
     p = logits.detach().float().softmax(-1)
+    # What is not finite is refused where it is measured.
+    p = p.where(p.isfinite(), 1 / p.shape[-1])
     labels = torch.multinomial(p.flatten(0, -2).cpu(), 1, generator=generator).to(p.device)
     direction = (-p.flatten(0, -2)).scatter_add(1, labels, p.new_ones(labels.shape)).view_as(p)
     # A sample's weights are relative, and 16 bits do not hold the slopes of one of which the network is sure.
@@ -93,10 +110,10 @@ def _slopes(network: Network, inputs: Tensor, generator: torch.Generator) -> lis
 
 def _weights(call: LayerCall, slope: Tensor, axis: SampleAxis, samples: int) -> Tensor | None:
     """The weights of a batch, (samples, positions); None where its samples cannot be told apart."""
-    energy = slope.float().square().mean(1 if call.stride else -1)
+    energy = slope.float().square().mean(1 if call.stride else -1, keepdim=True)
     by_sample = axis.first(energy, samples)
     if by_sample is None:
         return None
     energy = by_sample.reshape(samples, -1)
     mean = energy.mean(1, keepdim=True)
-    return torch.where(mean > 0, FLOOR + (1 - FLOOR) * energy / mean, torch.ones_like(energy))
+    return torch.where((mean > 0) & mean.isfinite(), FLOOR + (1 - FLOOR) * energy / mean, 1.0)

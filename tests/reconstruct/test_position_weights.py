@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -74,7 +76,7 @@ def expected(logits: Tensor, value: Tensor, channels: int) -> list[Tensor]:
 def test_weights_are_squared_slopes_over_channels_relative_to_the_sample() -> None:
     data, module = noise(40, 1, 9, 9), Mixed().eval()
     network = capture(module, data.inputs[:2])
-    found = position_weights(network, data)
+    found = {name: weights.float() for name, weights in position_weights(network, data).items()}
     stem, inner, head = (found[layer.products[0]] for layer in network.layers)
     assert stem.shape == (40, 16)
     assert inner.shape == (40, 16)
@@ -86,7 +88,7 @@ def test_weights_are_squared_slopes_over_channels_relative_to_the_sample() -> No
         # One label is drawn, the same for both layers.
         agrees = [
             all(
-                torch.allclose(mine[sample : sample + 1], own, rtol=1e-4, atol=1e-5)
+                torch.allclose(mine[sample : sample + 1], own, rtol=1e-3, atol=1e-3)
                 for mine, own in ((stem, one), (inner, other))
             )
             for one, other in zip(
@@ -101,8 +103,8 @@ def test_a_token_that_nothing_reads_counts_the_floor() -> None:
     network = capture(First().eval(), data.inputs[:2])
     weights = position_weights(network, data)[network.layers[0].products[0]]
     assert weights.shape == (8, 5)
-    torch.testing.assert_close(weights[:, 1:], torch.full((8, 4), FLOOR))
-    torch.testing.assert_close(weights.mean(1), torch.ones(8))
+    torch.testing.assert_close(weights[:, 1:].float(), torch.full((8, 4), FLOOR), rtol=1e-3, atol=0)
+    torch.testing.assert_close(weights.float().mean(1), torch.ones(8), rtol=1e-3, atol=0)
 
 
 def test_batches_say_the_same_as_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +115,7 @@ def test_batches_say_the_same_as_all_at_once(monkeypatch: pytest.MonkeyPatch) ->
     single = position_weights(networks[1], data)
     assert whole.keys() == single.keys()
     for name, weights in whole.items():
-        torch.testing.assert_close(weights, single[name], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(weights, single[name], rtol=1e-3, atol=1e-3)
 
 
 def test_samples_of_which_the_network_is_sure_count_by_their_positions_too() -> None:
@@ -124,7 +126,7 @@ def test_samples_of_which_the_network_is_sure_count_by_their_positions_too() -> 
     data = replace(data, inputs=data.inputs.half())
     weights = position_weights(network, data)[network.layers[1].products[0]]
     assert bool(weights.isfinite().all())
-    assert bool((weights.std(1) > 0.05).all())
+    assert bool((weights.float().std(1) > 0.05).all())
 
 
 def test_tokens_before_samples_are_told_apart() -> None:
@@ -139,6 +141,111 @@ def test_tokens_before_samples_are_told_apart() -> None:
         position_weights(network, data)[network.layers[0].products[0]] for network in (one, other)
     )
     torch.testing.assert_close(first, second)
+
+
+def test_slopes_are_taken_where_none_are_asked_for() -> None:
+    data = noise(6, 1, 9, 9)
+    network = capture(Mixed().eval(), data.inputs[:2])
+    expected = position_weights(network, data)
+    for mode in torch.no_grad, torch.inference_mode:
+        again = capture(Mixed().eval(), data.inputs[:2])
+        with mode():
+            drawn = replace(data, inputs=data.inputs.clone())
+            found = position_weights(again, drawn)
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_they_are_kept_for_the_network_and_the_data_as_they_are() -> None:
+    data = noise(6, 1, 9, 9)
+    network = capture(Mixed().eval(), data.inputs[:2])
+    first = position_weights(network, data)
+    assert position_weights(network, replace(data, name="the same")) is first
+    data.inputs.mul_(3)
+    moved = position_weights(network, data)
+    assert any(not torch.equal(moved[name], first[name]) for name in first)
+    kept = weakref.ref(network)
+    del network
+    gc.collect()
+    assert kept() is None
+
+
+def test_samples_whose_slopes_overflow_count_alike() -> None:
+    class Steep(First):
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.head((self.one(x) * 1e30).sin()[:, 0] * 1e30)
+            return logits
+
+    data = noise(8, 5, 16)
+    network = capture(Steep().eval(), data.inputs[:2])
+    (weights, _) = position_weights(network, data).values()
+    assert torch.equal(weights, torch.ones_like(weights))
+    broken = replace(data, inputs=data.inputs.clone())
+    broken.inputs[3] = torch.nan
+    first = position_weights(capture(First().eval(), data.inputs[:2]), broken)
+    assert all(bool(weights.isfinite().all()) for weights in first.values())
+
+
+def test_frames_that_are_folded_into_the_samples_have_weights_of_their_own() -> None:
+    class Film(nn.Module):
+        def __init__(self, fold: bool) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.fold = fold
+            self.kernel = nn.Conv3d(1, 4, (1, 3, 3)) if not fold else nn.Conv2d(1, 4, 3)
+            self.head = nn.Linear(4, 3)
+            if fold:
+                torch.manual_seed(0)
+                like = nn.Conv3d(1, 4, (1, 3, 3))
+                self.kernel.weight.data = like.weight.data[:, :, 0]
+                self.kernel.bias.data = like.bias.data  # type: ignore[union-attr]
+                self.head = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            frames = x.shape[1]
+            if self.fold:
+                y = self.kernel(x.reshape(-1, 1, 6, 6)).relu().unflatten(0, (-1, frames)).transpose(1, 2)
+            else:
+                y = self.kernel(x[:, None]).relu()
+            weights = torch.arange(1.0, frames + 1)[:, None, None]
+            logits: Tensor = self.head((y * weights).flatten(2).mean(2))
+            return logits
+
+    data = noise(6, 5, 6, 6)
+    grams = []
+    for fold in False, True:
+        network = capture(Film(fold).eval(), data.inputs[:2])
+        with ActivationStore(MEMORY) as store:
+            streams = Streams(network, data, store, with_float=False)
+            layer = network.layers[0]
+            grams.append(
+                [
+                    input_gram(
+                        streams, layer, range(6), cross=False, positions=32, levelled=False, weighted=weighted
+                    ).gram
+                    for weighted in (True, False)
+                ]
+            )
+    torch.testing.assert_close(grams[0][0], grams[1][0], rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(grams[0][1], grams[1][1], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(grams[1][0], grams[1][1], rtol=0.05)
+
+
+def test_convolutions_over_another_axis_than_the_samples_are_no_error() -> None:
+    class Across(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.mix, self.head = nn.Conv1d(6, 7, 1), nn.Linear(7, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.head(self.mix(x.permute(1, 2, 0)).relu().mean(0).T)
+            return logits
+
+    data = noise(8, 5, 6)
+    network = capture(Across().eval(), data.inputs[:2])
+    weights = position_weights(network, data)[network.layers[0].products[0]]
+    assert weights.shape == (8, 5)
 
 
 def test_networks_that_are_streamed_have_none() -> None:
