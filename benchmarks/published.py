@@ -2,7 +2,8 @@
 
     python benchmarks/published.py
 
-Nothing on the first table was measured here. The second is read from results/methods_<network>.json.
+Nothing on the first table was measured here. The second is read from results/methods_<network>.json, or
+methods_<network>_cuda.json.
 """
 
 from __future__ import annotations
@@ -53,8 +54,9 @@ def main() -> None:
 
 def _measured(name: str) -> list[list[object]]:
     """Rows of a network whose methods were measured."""
-    path = RESULTS / f"methods_{name}.json"
-    if not path.exists():
+    pages = [RESULTS / f"methods_{each}.json" for each in (name, f"{name}_cuda")]
+    path = next((page for page in pages if page.exists()), None)
+    if path is None:
         return []
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["data"]["rows"]
     rows: list[list[object]] = []
