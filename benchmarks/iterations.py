@@ -1,10 +1,10 @@
-"""How many iterations learned rounding needs, and how long the whole default job with BRECQ takes.
+"""How many iterations, and images in each, learned rounding needs, and how long the whole default job takes.
 
     python benchmarks/iterations.py
 
 BRECQ of ResNet-20 at uniform 2 and 3 bits (first and last layer 8) with more and more iterations per block,
-judged on images it has not seen; then `allocate --budget 3.5b --method brecq` as a user runs it, in a process
-of its own, stage by stage. Rows are kept one by one.
+and with more images in each, judged on images it has not seen; then `allocate --budget 3.5b --method brecq` as
+a user runs it, in a process of its own, stage by stage. Rows are kept one by one.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from apportion.reconstruct import Gptq, LearnedRounding, Learning, Method
 
 NAME = "iterations"
 COUNTS = (100, 300, 1000, 2000)
+BATCHES = (16, 32)
 OPTIONS = ("w2", "w3")
 GPTQ = "GPTQ alone"
 JOB = "job"
@@ -46,11 +48,16 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     bench = Bench(load_subject(RESNET, arguments.samples))
-    settings = {"samples": arguments.samples, "threads": arguments.threads}
+    default = Learning()
+    settings = {"samples": arguments.samples, "threads": arguments.threads, "batch": default.batch}
     kept = KeptRows(NAME, settings, lambda rows: write(settings, rows))
     methods: dict[str, Method] = {GPTQ: Gptq()}
     methods |= {
-        f"{count}": LearnedRounding(learning=Learning(iterations=count)) for count in arguments.counts
+        f"{count:,}": LearnedRounding(learning=Learning(iterations=count)) for count in arguments.counts
+    }
+    methods |= {
+        f"{default.iterations:,} of {batch} images": LearnedRounding(learning=Learning(batch=batch))
+        for batch in BATCHES
     }
     for name, method in methods.items():
         for option in OPTIONS:
@@ -101,7 +108,7 @@ def whole_job(threads: int, more: list[str]) -> Row:
 def write(settings: dict[str, int], rows: dict[str, Row]) -> None:
     """Write the page of all rows that were measured."""
     names = list(dict.fromkeys(key.split(": ")[0] for key in rows if key != JOB))
-    names.sort(key=lambda name: int(name) if name.isdecimal() else 0)
+    names.sort(key=lambda name: [int(each.replace(",", "")) for each in re.findall(r"[\d,]+", name)])
     table = [
         [
             name,
@@ -113,7 +120,7 @@ def write(settings: dict[str, int], rows: dict[str, Row]) -> None:
         ]
         for name in names
     ]
-    header = ["iterations per block"]
+    header = [f"iterations per block, of {Learning().batch} images"]
     for option in OPTIONS:
         header += [f"{option}: KL", "right", "processor s", "wall s"]
     tables = [Table("BRECQ against iterations", header, table)]

@@ -72,7 +72,7 @@ class Learning:
     """
 
     iterations: int = 1000
-    batch: int = 32
+    batch: int = 8
     rate: float = 2e-2
     step_rate: float = 1e-3
     pull: float = 1e-3

@@ -64,7 +64,7 @@ def test_corrections_come_after_the_method_in_the_order_given(
 def test_learned_weights_are_better_than_gptq_and_gptq_than_nearest(allocate: Any, tmp_path: Path) -> None:
     losses = []
     for method in ("nearest", "gptq", "brecq"):
-        few = ("--iterations", "200") if method == "brecq" else ()
+        few = ("--iterations", "500") if method == "brecq" else ()
         outcome = allocate(
             "--budget", "2.3b", "--unit", "layer", "--options", "w2,w4", "--samples", "256", "--json",
             "--method", method, *few, "--out", tmp_path / method,
