@@ -3,8 +3,8 @@
     python benchmarks/iterations.py
 
 BRECQ of ResNet-20 at uniform 2 and 3 bits (first and last layer 8) with more and more iterations per block,
-and with more images in each, judged on images it has not seen; then `allocate --budget 3.5b --method brecq` as
-a user runs it, in a process of its own, stage by stage. Rows are kept one by one.
+and with more images in each, judged on images it has not seen; then `allocate --budget 3.5b --method brecq`
+as a user runs it, in a process of its own, stage by stage. Rows are kept one by one.
 """
 
 from __future__ import annotations
