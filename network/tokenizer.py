@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -53,10 +54,7 @@ def _of_tokenizers(file: Path) -> Encode:
             f"reading texts needs the package tokenizers ({error}); install it with: "
             'pip install "apportion[transformers]"'
         ) from error
-    try:
-        tokenizer = Tokenizer.from_file(str(file))
-    except Exception as error:
-        raise InputError(f"cannot read the tokenizer {file}: {message_of(error)}") from error
+    tokenizer = _read(file, Tokenizer.from_file)
     # A text is cut into windows here, so that all of it counts.
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -71,8 +69,12 @@ def _of_sentencepiece(file: Path) -> Encode:
             f"reading {file} needs the package sentencepiece ({error}); install it with: "
             'pip install "apportion[sentencepiece]"'
         ) from error
+    processor = _read(file, SentencePieceProcessor)
+    return lambda text: np.asarray(processor.encode(text), dtype=np.int64)
+
+
+def _read(file: Path, read: Callable[[str], Any]) -> Any:
     try:
-        processor = SentencePieceProcessor(model_file=str(file))
+        return read(str(file))
     except Exception as error:
         raise InputError(f"cannot read the tokenizer {file}: {message_of(error)}") from error
-    return lambda text: np.asarray(processor.encode(text), dtype=np.int64)

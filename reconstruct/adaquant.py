@@ -12,6 +12,7 @@ from ..allocator import Plan
 from ..network import ActivationStore, Data, Layer, Network, rows
 from .finalize import Finalized, StoredLayer, finalize_nearest, value_tensors
 from .gptq import Gptq, gptq_layer
+from .gram import InputGram
 from .held_out import check_held_out, learned_and_judged
 from .layer_inputs import check_positions, input_gram
 from .method import Progress
@@ -135,30 +136,24 @@ class AdaQuant:
         """
         weight, bias = rows(layer, streams.network.weight(layer)), streams.network.bias(layer)
         learned_from, judged_on = learned_and_judged(len(streams.data.inputs), self.held_out)
-        if layer.lookups:
-            if self.start is None or not layer.products:
-                return nearest, None
-            seen = input_gram(
-                streams,
-                layer,
-                learned_from,
-                cross=self.sequential,
-                positions=self.positions,
-                weighted=self.weighted,
-            )
-            return gptq_layer(weight, seen, nearest, self.start.of(layer)), None
-        inputs, others = (
-            input_gram(
+
+        def sums(samples: range, *, with_one: bool) -> InputGram:
+            return input_gram(
                 streams,
                 layer,
                 samples,
                 cross=self.sequential,
                 positions=self.positions,
                 weighted=self.weighted,
-                with_one=bias is not None,
+                with_one=with_one,
             )
-            for samples in (learned_from, judged_on)
-        )
+
+        if layer.lookups:
+            if self.start is None or not layer.products:
+                return nearest, None
+            seen = sums(learned_from, with_one=False)
+            return gptq_layer(weight, seen, nearest, self.start.of(layer)), None
+        inputs, others = (sums(each, with_one=bias is not None) for each in (learned_from, judged_on))
         start = nearest if self.start is None else gptq_layer(weight, inputs.bare(), nearest, self.start)
         target = _with_bias(weight, bias)
         error, judge = OutputError.of(inputs, target), OutputError.of(others, target)
