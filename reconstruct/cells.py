@@ -13,7 +13,17 @@ from ..quantizer import Option, StepUnit, steps_from_half, steps_to_half
 from .finalize import StoredLayer
 from .grids import LayerGrid
 
-__all__ = ["cell_sums", "cells_of", "nearest_at", "storable", "with_steps"]
+__all__ = [
+    "cell_sums",
+    "cells_of",
+    "chosen_rows",
+    "nearest_at",
+    "shares_step",
+    "storable",
+    "stretched",
+    "sums_of_sharing",
+    "with_steps",
+]
 
 # Half precision has its full precision over so many powers of two.
 SMALLEST_RATIO = 2.0**-28
@@ -53,6 +63,52 @@ def with_steps(layer: StoredLayer, steps: Sequence[Tensor]) -> StoredLayer:
         for part, new in zip(layer.parts, steps, strict=True)
     ]
     return replace(layer, parts=tuple(parts))
+
+
+def shares_step(layer: StoredLayer) -> bool:
+    """Whether all channels of a layer have the same steps."""
+    return any(part.rows.option.unit is StepUnit.TENSOR for part in layer.parts)
+
+
+def sums_of_sharing(layer: StoredLayer, values: Tensor) -> Tensor:
+    """For every channel the sum of a value of each, shape (channels,), over those that share its steps."""
+    sharing = [part for part in layer.parts if part.rows.option.unit is StepUnit.TENSOR]
+    if sharing and layer.cut is not None and layer.cut.inputs:
+        return values.sum().expand_as(values)
+    together = values.clone()
+    for part in sharing:
+        together[part.index] = values[part.index].sum()
+    return together
+
+
+def stretched(layer: StoredLayer, factors: Tensor) -> StoredLayer:
+    """The layer with its steps times a factor for each channel, rounded to what 16 bits hold.
+
+    Parameters
+    ----------
+    factors : Tensor, shape (channels,)
+        The same for those that share their steps.
+    """
+    steps = []
+    for part in layer.parts:
+        # Rows of a strip are its channels in order.
+        own = factors[part.index % len(factors), None]
+        steps.append(part.rows.steps * own[: part.rows.steps.shape[1]])
+    return with_steps(layer, steps)
+
+
+def chosen_rows(first: StoredLayer, second: StoredLayer, take: Tensor) -> StoredLayer:
+    """Channels of the second layer where `take`, shape (channels,), says so, else of the first.
+
+    Those that share their steps come with one verdict for all.
+    """
+    parts = []
+    for one, other in zip(first.parts, second.parts, strict=True):
+        mine = take[one.index % len(take)][None, :, None]
+        steps = torch.where(mine[:, : one.rows.steps.shape[1]], other.rows.steps, one.rows.steps)
+        codes = torch.where(mine, other.rows.codes, one.rows.codes)
+        parts.append(replace(one, rows=replace(one.rows, codes=codes, steps=steps)))
+    return replace(first, parts=tuple(parts))
 
 
 def nearest_at(layer: StoredLayer, weight: Tensor) -> StoredLayer:

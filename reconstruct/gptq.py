@@ -11,6 +11,7 @@ from torch import Tensor
 from ..allocator import Plan
 from ..errors import InputError
 from ..network import ActivationStore, Data, Layer, Network, rows
+from .cells import chosen_rows, stretched, sums_of_sharing
 from .damping import confirmed_damping
 from .finalize import Finalized, NearestLayers, StoredLayer, value_tensors
 from .float_target import aimed_weight
@@ -49,6 +50,9 @@ class Gptq:
     positions : int
         Output positions of a layer (pixels, tokens), per weight of an output channel, whose inputs are added
         to its Gram matrix; where there are more, so many are drawn. Neighbouring positions say much the same.
+    refits : int
+        How often the steps of every channel are refitted to its codes by one factor, and from the second
+        time on rounded at once more; 0 keeps those of nearest rounding.
     weighted : bool
         Positions count by what an error there does to the network's output, see `position_weights`.
     memory_bytes : int
@@ -57,7 +61,7 @@ class Gptq:
     Raises
     ------
     InputError
-        A damping or a number of positions that is not positive.
+        A damping or a number of positions that is not positive, or a negative number of refits.
 
     References
     ----------
@@ -71,6 +75,7 @@ class Gptq:
     sequential: bool = True
     float_target: bool = True
     positions: int = 32
+    refits: int = 4
     weighted: bool = True
     memory_bytes: int = 2**31
 
@@ -79,6 +84,8 @@ class Gptq:
             raise InputError(
                 f"GPTQ has damping {self.damping}; it is above 0 and below {MOST_DAMPING:g}, such as 0.01"
             )
+        if self.refits < 0:
+            raise InputError(f"GPTQ refits steps {self.refits} times; give 0 to keep them, or more")
         check_positions("GPTQ", self.positions)
 
     def of(self, layer: Layer) -> Gptq:
@@ -98,7 +105,7 @@ class Gptq:
         progress: Progress | None = None,
         store: Path | None = None,
     ) -> Finalized:
-        """Integer weights of a plan; the steps are those of nearest rounding.
+        """Integer weights of a plan, with steps of their own.
 
         Parameters
         ----------
@@ -211,14 +218,18 @@ def gptq_next(
 
 
 def gptq_layer(weight: Tensor, inputs: InputGram, start: StoredLayer, settings: Gptq) -> StoredLayer:
-    """Codes of one layer by GPTQ at the steps of `start`.
+    """Codes of one layer by GPTQ, and the steps that fit them.
 
     With H the Gram matrix (damped) and U the upper Cholesky factor of its inverse, for every column j in turn
 
         e = (w_j - round(w_j)) / U_jj,    w_k -= e U_jk    for all later columns k.
 
-    A row whose error ``(w - q) H (w - q)'`` this does not make smaller than that of `start` keeps the codes
-    of `start`.
+    The steps of nearest rounding suit codes that each lie next to their weight, which these do not. So the
+    stored row q takes the factor of least error ``(w - f q) H (w - f q)'``,
+
+        f = (q H w') / (q H q'),
+
+    and at the new steps columns are rounded again. A row keeps the best of all that it was, `start` included.
 
     Parameters
     ----------
@@ -228,8 +239,7 @@ def gptq_layer(weight: Tensor, inputs: InputGram, start: StoredLayer, settings: 
         quantized network, see `aimed_weight`.
     """
     groups, fan_in = len(inputs.gram), weight.shape[1]
-    grid = LayerGrid(start)
-    codes, order = grid.start(), column_order(inputs, settings)
+    order = column_order(inputs, settings)
     target = weight.float().view(groups, -1, fan_in)
     if inputs.cross is not None:
         target = aimed_weight(target, inputs)
@@ -238,9 +248,33 @@ def gptq_layer(weight: Tensor, inputs: InputGram, start: StoredLayer, settings: 
     gram, lower = gram.float(), lower.float()
     eye = torch.eye(fan_in, device=weight.device).expand_as(lower)
     factor = torch.linalg.solve_triangular(lower, eye, upper=False).flip(1, 2)
-    _round_columns(grid, codes, _columns(target, order), factor, order)
-    better = _row_error(grid.stored(codes), target, gram) < _row_error(start, target, gram)
-    return grid.choose(grid.start(), codes, better[:, None].expand_as(weight))
+
+    def rounded(layer: StoredLayer) -> StoredLayer:
+        grid = LayerGrid(layer)
+        codes = grid.start()
+        _round_columns(grid, codes, _columns(target, order), factor, order)
+        return grid.stored(codes)
+
+    found = rounded(start)
+    better = _row_error(found, target, gram) < _row_error(start, target, gram)
+    best = chosen_rows(start, found, better)
+    for again in range(settings.refits):
+        found = _refitted(rounded(best) if again else best, target, gram)
+        better = _shared_error(found, target, gram) < _shared_error(best, target, gram)
+        if not bool(better.any()):
+            break
+        best = chosen_rows(best, found, better)
+    return best
+
+
+def _refitted(layer: StoredLayer, target: Tensor, gram: Tensor) -> StoredLayer:
+    """The layer with the steps of every channel times the factor of least error."""
+    stored = layer.dequantize().view_as(target)
+    product = stored @ gram
+    along, size = ((product * each).sum(2).flatten() for each in (target, stored))
+    along, size = sums_of_sharing(layer, along), sums_of_sharing(layer, size)
+    is_fit = (along > 0) & (size > 0)
+    return stretched(layer, torch.where(is_fit, along / size.where(is_fit, 1.0), 1.0))
 
 
 def column_order(inputs: InputGram, settings: Gptq) -> Tensor:
@@ -278,3 +312,8 @@ def _row_error(layer: StoredLayer, target: Tensor, gram: Tensor) -> Tensor:
     """``(q - w) H (q - w)'`` of every channel, shape (channels,)."""
     delta = layer.dequantize().view_as(target) - target
     return ((delta @ gram) * delta).sum(2).flatten()
+
+
+def _shared_error(layer: StoredLayer, target: Tensor, gram: Tensor) -> Tensor:
+    """The same, of all channels together that share their steps."""
+    return sums_of_sharing(layer, _row_error(layer, target, gram))

@@ -21,8 +21,8 @@ class Method(Protocol):
     """Settings that know how to carry out a plan.
 
     All methods keep the plan's options and so its complexity, take any mix of widths and points, and give the
-    same weights for the same arguments. Nearest rounding, GPTQ and learned rounding keep the steps of the
-    plan's quantizer; AdaQuant and LAPQ find others, as many of them and of 16 bits too.
+    same weights for the same arguments. Nearest rounding keeps the steps of the plan's quantizer; the others
+    find better ones, as many of them and of 16 bits too.
     """
 
     def finalize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from ..allocator import LayerCut
 from ..errors import InputError
 from ..quantizer import Option, StepUnit
-from .cells import cell_sums, with_steps
+from .cells import cell_sums, chosen_rows, sums_of_sharing, with_steps
 from .finalize import StoredLayer
 from .grids import LayerGrid
 from .output_error import OutputError
@@ -84,7 +84,7 @@ def learn_layer(start: StoredLayer, error: OutputError, settings: StraightThroug
     stored = start.dequantize()
     cut = start.cut or LayerCut(*stored.shape)
     fast = error.single()
-    best, least = start, _shared(start, fast.of_rows(stored), cut)
+    best, least = start, sums_of_sharing(start, fast.of_rows(stored))
     first = [part.rows.steps for part in start.parts]
     latent = cut.to_rows(stored) / _unit(start, cut)
     stretch = [torch.zeros_like(steps) for steps in first]
@@ -99,10 +99,10 @@ def learn_layer(start: StoredLayer, error: OutputError, settings: StraightThroug
         grid = LayerGrid(layer)
         layer = grid.stored(grid.nearest(latent * unit))
         values = layer.dequantize()
-        found = _shared(start, fast.of_rows(values), cut)
+        found = sums_of_sharing(start, fast.of_rows(values))
         better = found < least
         least = torch.where(better, found, least)
-        best = _chosen(best, layer, cut.to_rows(better[:, None].expand_as(values))[:, 0])
+        best = chosen_rows(best, layer, better)
         decay = (1 + math.cos(math.pi * iteration / settings.iterations)) / 2
         adam.param_groups[0]["lr"] = settings.rate * decay
         adam.param_groups[1]["lr"] = settings.step_rate * decay
@@ -121,29 +121,6 @@ def learn_layer(start: StoredLayer, error: OutputError, settings: StraightThroug
         adam.step()
     # Channels of different moments side by side: once more what 16 bits hold.
     return with_steps(best, [part.rows.steps for part in best.parts])
-
-
-def _shared(layer: StoredLayer, errors: Tensor, cut: LayerCut) -> Tensor:
-    """Errors of the channels, of those that share a step together."""
-    sharing = [part for part in layer.parts if part.rows.option.unit is StepUnit.TENSOR]
-    if sharing and cut.inputs:
-        return errors.sum().expand_as(errors)
-    together = errors.clone()
-    for part in sharing:
-        together[part.index] = errors[part.index].sum()
-    return together
-
-
-def _chosen(first: StoredLayer, second: StoredLayer, take: Tensor) -> StoredLayer:
-    """Rows of the second layer where `take`, shape (rows,), says so, else of the first."""
-    parts = []
-    for one, other in zip(first.parts, second.parts, strict=True):
-        mine = take[one.index][None, :, None]
-        # One step for all rows comes with one verdict for all.
-        steps = torch.where(mine[:, : one.rows.steps.shape[1]], other.rows.steps, one.rows.steps)
-        codes = torch.where(mine, other.rows.codes, one.rows.codes)
-        parts.append(replace(one, rows=replace(one.rows, codes=codes, steps=steps)))
-    return replace(first, parts=tuple(parts))
 
 
 def _unit(layer: StoredLayer, cut: LayerCut) -> Tensor:

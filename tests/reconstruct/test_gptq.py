@@ -25,6 +25,7 @@ from apportion.reconstruct import (
     gptq_layer,
     measure_finalized,
 )
+from apportion.reconstruct.cells import with_steps
 from apportion.sensitivity import measure_profile, solve_plan
 
 PlanOf = Callable[..., Plan]
@@ -92,7 +93,7 @@ def test_independent_inputs_leave_nothing_to_make_up_for(option: str) -> None:
     weight, _ = drawn(1, 6, 20)
     gram = InputGram(torch.diag(torch.linspace(0.5, 4.0, 20, dtype=torch.float64))[None])
     nearest = stored(weight, [option] * 6)
-    chosen = gptq_layer(weight, gram, nearest, Gptq())
+    chosen = gptq_layer(weight, gram, nearest, Gptq(refits=0))
     assert torch.equal(chosen.dequantize(), nearest.dequantize())
 
 
@@ -118,7 +119,7 @@ def test_codes_equal_those_of_columns_solved_afresh(seed: int) -> None:
     weight, gram = drawn(seed, 4, 70)
     nearest = stored(weight, ["w3"] * 4)
     expected = greedy_reference(weight, gram.gram[0], nearest.parts[0].rows.steps[0, :, 0].double(), 4, 0.01)
-    chosen = gptq_layer(weight, gram, nearest, Gptq(order=False)).parts[0].rows.codes[0]
+    chosen = gptq_layer(weight, gram, nearest, Gptq(order=False, refits=0)).parts[0].rows.codes[0]
     better = (chosen != nearest.parts[0].rows.codes[0]).any(1)
     assert bool(better.any())
     assert torch.equal(chosen[better].double(), expected[better])
@@ -134,16 +135,44 @@ def test_each_row_is_rounded_as_if_it_were_alone() -> None:
         torch.testing.assert_close(together[row : row + 1], alone.dequantize(), rtol=1e-6, atol=0)
 
 
-def test_codes_stay_within_each_rows_width_and_steps_stay_as_they_are() -> None:
+@pytest.mark.parametrize("refits", [0, 1, 3])
+def test_codes_stay_within_each_rows_width_and_without_refits_steps_stay_as_they_are(refits: int) -> None:
     weight, gram = drawn(7, 10, 30)
     nearest = stored(weight, list(islice(cycle(MIX), 10)))
-    chosen = gptq_layer(weight, gram, nearest, Gptq())
+    chosen = gptq_layer(weight, gram, nearest, Gptq(refits=refits))
     for before, after in zip(nearest.parts, chosen.parts, strict=True):
         half = 2 ** (after.rows.option.bits - 1)
         assert int(after.rows.codes.min()) >= -half
         assert int(after.rows.codes.max()) < half
-        assert torch.equal(before.rows.steps, after.rows.steps)
+        if refits == 0:
+            assert torch.equal(before.rows.steps, after.rows.steps)
         assert torch.equal(before.index, after.index)
+
+
+@pytest.mark.parametrize("option", ["w2", "w3", "w2x2", "w3t", "w2g7"])
+def test_steps_are_refitted_by_the_factor_of_least_error_and_rounded_at_again(option: str) -> None:
+    weight, gram = drawn(3, 64, 48)
+    nearest = stored(weight, [option] * 64)
+    as_they_are, once, often = (gptq_layer(weight, gram, nearest, Gptq(refits=many)) for many in (0, 1, 4))
+    damped = gram.gram + 0.01 * gram.gram.diagonal(dim1=1, dim2=2).mean() * torch.eye(48)
+
+    def errors(layer: StoredLayer) -> Tensor:
+        found = row_errors(layer, weight, damped)
+        return found.sum()[None] if option.endswith("t") else found
+
+    (part,), (refitted,) = as_they_are.parts, once.parts
+    assert torch.equal(part.rows.codes, refitted.rows.codes)
+    # By trying factors, the same for all rows where they share one step.
+    tried = [
+        errors(with_steps(as_they_are, [part.rows.steps * factor]))
+        for factor in torch.linspace(0.7, 1.4, 701).tolist()
+    ]
+    torch.testing.assert_close(errors(once), torch.stack(tried).amin(0), rtol=5e-3, atol=0)
+    assert bool((errors(once) <= errors(as_they_are) * (1 + 1e-6)).all())
+    assert float(errors(once).sum()) < 0.999 * float(errors(as_they_are).sum())
+    assert bool((errors(often) <= errors(once) * (1 + 1e-6)).all())
+    if option != "w3t":
+        assert float(errors(often).sum()) < 0.98 * float(errors(once).sum())
 
 
 def test_runs_of_inputs_with_options_of_their_own_are_rounded_on_their_own_grids() -> None:
@@ -159,7 +188,7 @@ def test_inputs_that_are_always_zero_leave_their_weights_nearest() -> None:
     weight, gram = drawn(4, 5, 12)
     gram.gram[:, 3] = gram.gram[:, :, 3] = 0.0
     nearest = stored(weight, ["w3"] * 5)
-    chosen = gptq_layer(weight, gram, nearest, Gptq())
+    chosen = gptq_layer(weight, gram, nearest, Gptq(refits=0))
     assert torch.equal(chosen.dequantize()[:, 3], nearest.dequantize()[:, 3])
     nothing = InputGram(torch.zeros(1, 12, 12, dtype=torch.float64))
     assert torch.equal(gptq_layer(weight, nothing, nearest, Gptq()).dequantize(), nearest.dequantize())
