@@ -79,12 +79,12 @@ class BlockOptions:
         block, self._at, self._made = self._blocks[wanted], wanted, {}
         self._walk.advance(block.entry)
         for option in self._options:
-            done = {layer.name: self._nearest(layer, option) for layer in block.layers}
+            nearest = {layer.name: self._nearest(layer, option) for layer in block.layers}
             for number, layers in enumerate(units_of(block, Granularity.BLOCK)):
-                self._method.learn_unit(self._walk, block, layers, done, number)
+                _, found = self._method.learn_unit(self._walk, block, layers, nearest, number)
+                self._made |= {(stored.name, option): stored for stored in found.layers}
             # The next option, and the blocks to come, see the float network.
             self._walk.replaced = {}
-            self._made |= {(name, option): stored for name, stored in done.items()}
 
     def _nearest(self, layer: Layer, option: Option) -> StoredLayer:
         shape = self._shapes[layer.name]

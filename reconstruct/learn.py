@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..network import ACTIVATION_BATCH, Activations, Layer, batches, from_rows
+from ..network import ACTIVATION_BATCH, Activations, Layer, Network, batches, from_rows
+from .cells import shares_step, stretched
 from .finalize import StoredLayer
 from .grids import Bracket
 from .region import Region
@@ -55,8 +56,8 @@ class Learning:
     warmup : float
         Share of the iterations without that regulariser.
     step_rate : float
-        Learning rate of the logarithms of the activations' steps, which falls to 0 along half a cosine; 0
-        leaves them as they are.
+        Learning rate of the logarithms of steps, which falls to 0 along half a cosine: of the activations',
+        and of a factor for all steps of an output channel. 0 leaves them as they are.
     soften : float
         Where each weight begins: 0 at its stored value, 1 at the float one as far as that is in the stored
         value's cell. Between the two, learning keeps what a good start has found and is free to leave it.
@@ -158,10 +159,10 @@ def learn_rounding(
     settings: Learning,
     steps_of: Sequence[str] = (),
 ) -> Learned | None:
-    """Layers of one unit with every weight at one of its two values, and its values' steps.
+    """Layers of one unit with every weight at one of its two values, and with learned steps.
 
-    A weight is ``low + gap h(V)`` with ``h(V) = clip(1.2 sigmoid(V) - 0.1, 0, 1)`` (AdaRound, equation 23),
-    and V minimises
+    A weight is ``(low + gap h(V)) exp(t)`` with ``h(V) = clip(1.2 sigmoid(V) - 0.1, 0, 1)`` (AdaRound,
+    equation 23) and one t for each output channel, and V and t minimise
 
         error / scale + pull * sum (1 - |2 h - 1|^beta)
 
@@ -196,47 +197,76 @@ def learn_rounding(
     begin = torch.cat([bracket.begin(settings.soften).flatten() for bracket in brackets])
     position = begin.clamp(START_MARGIN, 1 - START_MARGIN)
     latent = torch.logit((position - STRETCH_LOW) / (STRETCH_HIGH - STRETCH_LOW))
-    logs = torch.zeros(len(steps_of), device=low.device)
-    groups = [{"params": [latent], "lr": settings.rate}, {"params": [logs], "lr": settings.step_rate}]
+    steps = _Steps(layers, brackets, tensors, steps_of, region.network)
+    groups = [{"params": [latent], "lr": settings.rate}, {"params": steps.all, "lr": settings.step_rate}]
     adam = torch.optim.Adam(groups)
     warm, iteration = round(settings.warmup * settings.iterations), 0
     for iteration in range(settings.iterations):
         sigmoid = latent.sigmoid()
-        stretched = sigmoid * (STRETCH_HIGH - STRETCH_LOW) + STRETCH_LOW
-        share = stretched.clamp(0.0, 1.0)
-        weights, factors = (low + gap * share).requires_grad_(), logs.clone().requires_grad_()
-        changed = _unflatten(layers, weights, region.network.tensors)
-        changed |= _stretched_steps(tensors, steps_of, factors)
-        error = _batch_error(region, data, changed, tensors, samples, settings, generator)
+        stretch = sigmoid * (STRETCH_HIGH - STRETCH_LOW) + STRETCH_LOW
+        share = stretch.clamp(0.0, 1.0)
+        weights = (low + gap * share).requires_grad_()
+        changed = {**steps.weights(weights), **steps.values()}
+        error = _batch_error(region, data, changed, tensors, samples, settings, generator) / scale
         if not error.requires_grad:
             return None
-        slope, logs.grad = torch.autograd.grad(error, (weights, factors), materialize_grads=True)
+        slope, *slopes = torch.autograd.grad(error, (weights, *steps.all), materialize_grads=True)
         falling = (1 + math.cos(math.pi * iteration / settings.iterations)) / 2
         adam.param_groups[1]["lr"] = settings.step_rate * falling
-        slope = slope * gap / scale
+        for each, own in zip(steps.all, slopes, strict=True):
+            each.grad = own
+        slope = slope * gap
         if iteration >= warm:
             progress = (iteration - warm) / max(1, settings.iterations - warm)
             slope += settings.pull * _pull_slope(share, FIRST_BETA + (LAST_BETA - FIRST_BETA) * progress)
-        inside = (stretched > 0) & (stretched < 1)
+        inside = (stretch > 0) & (stretch < 1)
         latent.grad = slope * (STRETCH_HIGH - STRETCH_LOW) * sigmoid * (1 - sigmoid) * inside
         adam.step()
         if iteration % CHECK_EVERY == 0 and bool((torch.minimum(share, 1 - share) < SETTLED).all()):
             break
     up = latent > 0
     chosen = torch.split(up, [bracket.low.numel() for bracket in brackets])
-    stored = [
-        bracket.choose(each.view_as(bracket.low)) for bracket, each in zip(brackets, chosen, strict=True)
-    ]
-    return Learned(tuple(stored), iteration + 1, _stretched_steps(tensors, steps_of, logs))
+    with torch.no_grad():
+        stored = [
+            stretched(bracket.choose(each.view_as(bracket.low)), logs.exp().expand(len(bracket.low)))
+            for bracket, each, logs in zip(brackets, chosen, steps.weight_logs, strict=True)
+        ]
+        return Learned(tuple(stored), iteration + 1, steps.values())
 
 
-def _stretched_steps(tensors: Mapping[str, Tensor], names: Sequence[str], logs: Tensor) -> dict[str, Tensor]:
-    """What quantizes values, with steps times ``exp(logs)``."""
-    found = {}
-    for name, factor in zip(names, logs.exp(), strict=True):
-        entry = tensors[name].to(factor.device)
-        found[name] = torch.cat([entry[:1] * factor, entry[1:]])
-    return found
+class _Steps:
+    """The logarithms by which steps are stretched: one for each output channel, one for each value."""
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        brackets: Sequence[Bracket],
+        tensors: Mapping[str, Tensor],
+        steps_of: Sequence[str],
+        network: Network,
+    ) -> None:
+        self._layers, self._like, device = layers, network.tensors, network.device
+        self._entries = {name: tensors[name].to(device) for name in steps_of}
+        counts = [1 if shares_step(bracket.grid.layer) else len(bracket.low) for bracket in brackets]
+        self.weight_logs = [torch.zeros(count, device=device, requires_grad=True) for count in counts]
+        self._value_logs = torch.zeros(len(steps_of), device=device, requires_grad=True)
+        self.all = [*self.weight_logs, self._value_logs]
+
+    def weights(self, flat: Tensor) -> dict[str, Tensor]:
+        """The weights by their tensors' names, from those of all layers at the steps they begin with."""
+        sizes = [layer.channels * layer.fan_in for layer in self._layers]
+        found = {}
+        for layer, part, logs in zip(self._layers, torch.split(flat, sizes), self.weight_logs, strict=True):
+            matrix = part.view(layer.channels, layer.fan_in) * logs.exp()[:, None]
+            found[layer.weight] = from_rows(layer, matrix).to(self._like[layer.weight])
+        return found
+
+    def values(self) -> dict[str, Tensor]:
+        """What quantizes values: a step times its factor, and a zero point."""
+        return {
+            name: torch.cat([entry[:1] * factor, entry[1:]])
+            for (name, entry), factor in zip(self._entries.items(), self._value_logs.exp(), strict=True)
+        }
 
 
 def _batch_error(
@@ -267,14 +297,6 @@ class _Taker:
 
     def __call__(self, values: Activations) -> Tensor:
         return values.take(self.index).to(self.region.network.device)
-
-
-def _unflatten(layers: Sequence[Layer], weights: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    sizes = [layer.channels * layer.fan_in for layer in layers]
-    return {
-        layer.weight: from_rows(layer, part.view(layer.channels, layer.fan_in)).to(like[layer.weight])
-        for layer, part in zip(layers, torch.split(weights, sizes), strict=True)
-    }
 
 
 def _pull_slope(share: Tensor, beta: float) -> Tensor:

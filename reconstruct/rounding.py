@@ -122,7 +122,7 @@ class LearnedRounding:
         store: Path | None = None,
         on_unit: OnUnit | None = None,
     ) -> Finalized:
-        """Integer weights of a plan, at the steps of nearest rounding, and steps of activations of their own.
+        """Integer weights of a plan, with steps of their own, those of activations too.
 
         Parameters
         ----------
@@ -142,7 +142,8 @@ class LearnedRounding:
         """
         kept = UnitStore.of(store, self, network, plan, data)
         rounded = finalize_nearest(network, plan)
-        done, values = {layer.name: layer for layer in rounded.layers}, dict(rounded.values)
+        done = {layer.name: layer for layer in rounded.layers}
+        values = dict(rounded.values)
         for report, count, total in self._walk(network, data, done, values, kept):
             if progress is not None:
                 progress(count, total)
@@ -174,15 +175,14 @@ class LearnedRounding:
                     report = None
                     found = kept.load(count, [done[layer.name] for layer in layers])
                     if found is None:
-                        report, learned = self.learn_unit(streams, block, layers, done, count)
-                        values.update(learned)
-                        kept.save(count, [done[layer.name] for layer in layers], values=learned)
+                        report, found = self.learn_unit(streams, block, layers, done, count)
+                        kept.save(count, found.layers, values=found.values)
                     else:
-                        values.update(found.values)
-                        streams.replaced.update(value_tensors(found.values))
+                        streams.replaced |= value_tensors(found.values)
                         for layer, stored in zip(layers, found.layers, strict=True):
-                            done[layer.name] = stored
                             streams.replace(layer, stored)
+                    done.update({stored.name: stored for stored in found.layers})
+                    values |= found.values
                     count += 1
                     yield report, count, total
 
@@ -191,14 +191,13 @@ class LearnedRounding:
         streams: Streams,
         block: Block,
         layers: Sequence[Layer],
-        done: dict[str, StoredLayer],
+        nearest: Mapping[str, StoredLayer],
         number: int,
-    ) -> tuple[UnitReport | None, dict[str, Tensor]]:
-        """Learn one unit; its layers join the quantized network and `done`.
+    ) -> tuple[UnitReport | None, Finalized]:
+        """Learn one unit, which joins the quantized network: its layers, and what quantizes its values.
 
-        Also returns what quantizes the values whose steps were learned, by their names. There is no report
-        of a layer that looks rows up, which stays as it starts: the nearest code is the best for a row
-        alone, and where it also multiplies, a unit sees one of its uses only.
+        There is no report of a layer that looks rows up, which stays as it starts: the nearest code is the
+        best for a row alone, and where it also multiplies, a unit sees one of its uses only.
 
         Parameters
         ----------
@@ -206,7 +205,7 @@ class LearnedRounding:
             With the float network's values too, and the cut at the entry of the block.
         block, layers
             The unit: all layers of the block, or one of them.
-        done : dict of str to StoredLayer
+        nearest : mapping of str to StoredLayer
             Its layers as nearest rounding stores them.
         number : int
             Of the unit, for the draws.
@@ -221,13 +220,17 @@ class LearnedRounding:
         before = dict(streams.replaced)
         seen, judged_on = learned_and_judged(len(streams.data.inputs), self.held_out)
         learned_from = seen.stop
-        for layer in layers:
-            if self.start is None:
-                streams.replace(layer, done[layer.name])
-            else:
-                done[layer.name] = gptq_next(streams, layer, done[layer.name], self.start, learned_from)
+        starts = [nearest[layer.name] for layer in layers]
+        if self.start is None:
+            for layer, stored in zip(layers, starts, strict=True):
+                streams.replace(layer, stored)
+        else:
+            starts = [
+                gptq_next(streams, layer, stored, self.start, learned_from)
+                for layer, stored in zip(layers, starts, strict=True)
+            ]
         if layers[0].lookups:
-            return None, {}
+            return None, Finalized(tuple(starts))
         started = dict(streams.replaced)
         streams.replaced = before
         region, data = unit_data(streams, block, layers, fisher=self.fisher, seed=self.learning.seed)
@@ -242,8 +245,8 @@ class LearnedRounding:
         learned, error = None, start_error
         if start_error > NEGLIGIBLE:
             brackets = [
-                LayerGrid(done[layer.name]).bracket(rows(layer, network.weight(layer)), sums=self.all_points)
-                for layer in layers
+                LayerGrid(stored).bracket(rows(layer, network.weight(layer)), sums=self.all_points)
+                for layer, stored in zip(layers, starts, strict=True)
             ]
             learned = learn_rounding(
                 region,
@@ -254,7 +257,7 @@ class LearnedRounding:
                 learned_from,
                 start_error * size,
                 replace(self.learning, seed=self.learning.seed + number),
-                _learnable(region, before) if self.learning.step_rate else (),
+                _own_values(region, before) if self.learning.step_rate else (),
             )
             if learned is not None:
                 streams.replaced = before | learned.values
@@ -262,9 +265,7 @@ class LearnedRounding:
                     streams.replace(layer, stored)
                 error = output_error(region, data, streams.replaced, judged_on) / size
         kept = learned is not None and error < start_error
-        if learned is not None and kept:
-            done.update({stored.name: stored for stored in learned.layers})
-        else:
+        if not kept:
             streams.replaced = started
         report = UnitReport(
             layers=tuple(layer.name for layer in layers),
@@ -274,10 +275,12 @@ class LearnedRounding:
             iterations=learned.iterations if learned is not None else 0,
             seconds=time.perf_counter() - began,
         )
-        return report, activation_entries(learned.values) if learned is not None and kept else {}
+        if learned is None or not kept:
+            return report, Finalized(tuple(starts))
+        return report, Finalized(learned.layers, values=activation_entries(learned.values))
 
 
-def _learnable(region: Region, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+def _own_values(region: Region, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
     """Names of what quantizes the values that a region computes, as far as they have one range."""
     computed = region.network.schedule.position
     return tuple(

@@ -145,7 +145,7 @@ def test_points_of_a_coarse_grid_lose_less_when_learned(network: Network, plan: 
     assert measure_finalized(network, FROM_NEAREST.finalize(network, chosen, data), data).loss < nearest
 
 
-def test_any_mix_of_options_keeps_to_its_widths_and_steps(network: Network, plan: Plan, data: Data) -> None:
+def test_any_mix_of_options_keeps_to_its_widths(network: Network, plan: Plan, data: Data) -> None:
     chosen = with_options(plan, network, ["w3", "w2x2", "w8", "w2", "w3x3"])
     finalized = LearnedRounding(learning=QUICK).finalize(network, chosen, data)
     nearest = finalize_nearest(network, chosen)
@@ -154,8 +154,11 @@ def test_any_mix_of_options_keeps_to_its_widths_and_steps(network: Network, plan
             half = 2 ** (parse_option(str(new.rows.option)).bits - 1)
             assert int(new.rows.codes.min()) >= -half
             assert int(new.rows.codes.max()) < half
-            assert torch.equal(new.rows.steps, old.rows.steps)
             assert torch.equal(new.index, old.index)
+            # All points of a channel are stretched together, by little.
+            ratios = new.rows.steps / old.rows.steps
+            assert bool(((ratios - 1).abs() < 0.3).all())
+            torch.testing.assert_close(ratios, ratios[:1].expand_as(ratios), rtol=5e-3, atol=0)
     learned = measure_finalized(network, finalized, data).loss
     assert learned < measure_finalized(network, nearest, data).loss
 
