@@ -224,7 +224,8 @@ def write(
         "the first and the last, which have w8; the others are plans solved from scores after GPTQ of "
         f"options {settings['options']}. Average stored bits, steps included: "
         + ", ".join(f"{option} {bits[option]:.2f}" for option in plans)
-        + ". One step per channel, by squared error for nearest rounding; all other methods find their own.",
+        + ". One step per channel, by squared error for nearest rounding; all other methods and batch-norm "
+        "re-estimation find their own.",
         f"Learned rounding (AdaRound, BRECQ): {settings['iterations']:,} iterations of {settings['batch']} "
         f"images per unit. LAPQ: {settings['evaluations']} evaluations of the loss on at most "
         f"{settings['scored_on']} images for Powell's method. AdaQuant, AdaRound and BRECQ start from GPTQ "

@@ -42,7 +42,8 @@ class AdaQuant:
         Inputs x as they are in the quantized network so far, in ``W x + b`` as in the float one; else all
         layers see the float network's inputs and could be learned in parallel.
     start : Gptq or None
-        Where learning starts, by the damping and order given here; None: rounding to nearest, as published.
+        Where learning starts, by the damping, order and refits given here; None: rounding to nearest, as
+        published.
     held_out : float
         Share of the calibration data that is not learned from, on which a layer must beat its start to be
         kept.

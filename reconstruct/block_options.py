@@ -30,7 +30,7 @@ class BlockOptions:
     data : Data
         Calibration inputs.
     quantizer : Quantizer
-        Of the steps, which are those of nearest rounding.
+        Of the steps at which rounding begins.
     options : sequence of Option
         All that will be asked for.
     method : LearnedRounding

@@ -16,12 +16,12 @@ from .grids import LayerGrid
 __all__ = [
     "cell_sums",
     "cells_of",
-    "chosen_rows",
+    "chosen_channels",
     "nearest_at",
     "shares_step",
     "storable",
-    "stretched",
     "sums_of_sharing",
+    "with_factors",
     "with_steps",
 ]
 
@@ -72,16 +72,16 @@ def shares_step(layer: StoredLayer) -> bool:
 
 def sums_of_sharing(layer: StoredLayer, values: Tensor) -> Tensor:
     """For every channel the sum of a value of each, shape (channels,), over those that share its steps."""
-    sharing = [part for part in layer.parts if part.rows.option.unit is StepUnit.TENSOR]
-    if sharing and layer.cut is not None and layer.cut.inputs:
-        return values.sum().expand_as(values)
     together = values.clone()
-    for part in sharing:
-        together[part.index] = values[part.index].sum()
+    for part in layer.parts:
+        if part.rows.option.unit is StepUnit.TENSOR:
+            # Rows of a strip are its channels in order.
+            own = torch.unique(part.index % len(values))
+            together[own] = values[own].sum()
     return together
 
 
-def stretched(layer: StoredLayer, factors: Tensor) -> StoredLayer:
+def with_factors(layer: StoredLayer, factors: Tensor) -> StoredLayer:
     """The layer with its steps times a factor for each channel, rounded to what 16 bits hold.
 
     Parameters
@@ -91,13 +91,12 @@ def stretched(layer: StoredLayer, factors: Tensor) -> StoredLayer:
     """
     steps = []
     for part in layer.parts:
-        # Rows of a strip are its channels in order.
         own = factors[part.index % len(factors), None]
         steps.append(part.rows.steps * own[: part.rows.steps.shape[1]])
     return with_steps(layer, steps)
 
 
-def chosen_rows(first: StoredLayer, second: StoredLayer, take: Tensor) -> StoredLayer:
+def chosen_channels(first: StoredLayer, second: StoredLayer, take: Tensor) -> StoredLayer:
     """Channels of the second layer where `take`, shape (channels,), says so, else of the first.
 
     Those that share their steps come with one verdict for all.

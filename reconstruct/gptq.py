@@ -11,7 +11,7 @@ from torch import Tensor
 from ..allocator import Plan
 from ..errors import InputError
 from ..network import ActivationStore, Data, Layer, Network, rows
-from .cells import chosen_rows, stretched, sums_of_sharing
+from .cells import chosen_channels, sums_of_sharing, with_factors, with_steps
 from .damping import confirmed_damping
 from .finalize import Finalized, NearestLayers, StoredLayer, value_tensors
 from .float_target import aimed_weight
@@ -51,8 +51,8 @@ class Gptq:
         Output positions of a layer (pixels, tokens), per weight of an output channel, whose inputs are added
         to its Gram matrix; where there are more, so many are drawn. Neighbouring positions say much the same.
     refits : int
-        How often the steps of every channel are refitted to its codes by one factor, and from the second
-        time on rounded at once more; 0 keeps those of nearest rounding.
+        Rounds of refitting every channel's steps to its codes by one factor, in all but the first after
+        rounding anew at the steps of the round before; 0 keeps those of nearest rounding.
     weighted : bool
         Positions count by what an error there does to the network's output, see `position_weights`.
     memory_bytes : int
@@ -193,7 +193,7 @@ class _Inputs:
 def gptq_next(
     streams: Streams, layer: Layer, start: StoredLayer, settings: Gptq, samples: int
 ) -> StoredLayer:
-    """Codes of one layer in the block at the cut of the streams; the layer joins the quantized network.
+    """Codes and steps of one layer in the block at the cut; the layer joins the quantized network.
 
     Only the first `samples` are looked at. What only looks rows up keeps the codes of `start`, the nearest:
     there, one error cannot make up for another. An embedding that is tied to the last layer takes its codes
@@ -257,14 +257,14 @@ def gptq_layer(weight: Tensor, inputs: InputGram, start: StoredLayer, settings: 
 
     found = rounded(start)
     better = _row_error(found, target, gram) < _row_error(start, target, gram)
-    best = chosen_rows(start, found, better)
-    for again in range(settings.refits):
-        found = _refitted(rounded(best) if again else best, target, gram)
-        better = _shared_error(found, target, gram) < _shared_error(best, target, gram)
-        if not bool(better.any()):
-            break
-        best = chosen_rows(best, found, better)
-    return best
+    best = chosen_channels(start, found, better)
+    if not settings.refits:
+        return best
+    best = _better(best, _refitted(best, target, gram), target, gram)
+    for _ in range(settings.refits - 1):
+        best = _better(best, _refitted(rounded(best), target, gram), target, gram)
+    # Channels of different rounds side by side: once more what 16 bits hold.
+    return with_steps(best, [part.rows.steps for part in best.parts])
 
 
 def _refitted(layer: StoredLayer, target: Tensor, gram: Tensor) -> StoredLayer:
@@ -274,7 +274,7 @@ def _refitted(layer: StoredLayer, target: Tensor, gram: Tensor) -> StoredLayer:
     along, size = ((product * each).sum(2).flatten() for each in (target, stored))
     along, size = sums_of_sharing(layer, along), sums_of_sharing(layer, size)
     is_fit = (along > 0) & (size > 0)
-    return stretched(layer, torch.where(is_fit, along / size.where(is_fit, 1.0), 1.0))
+    return with_factors(layer, torch.where(is_fit, along / size.where(is_fit, 1.0), 1.0))
 
 
 def column_order(inputs: InputGram, settings: Gptq) -> Tensor:
@@ -314,6 +314,7 @@ def _row_error(layer: StoredLayer, target: Tensor, gram: Tensor) -> Tensor:
     return ((delta @ gram) * delta).sum(2).flatten()
 
 
-def _shared_error(layer: StoredLayer, target: Tensor, gram: Tensor) -> Tensor:
-    """The same, of all channels together that share their steps."""
-    return sums_of_sharing(layer, _row_error(layer, target, gram))
+def _better(first: StoredLayer, second: StoredLayer, target: Tensor, gram: Tensor) -> StoredLayer:
+    """Of every channel, and of those together that share their steps, the one of less error."""
+    errors = [sums_of_sharing(each, _row_error(each, target, gram)) for each in (first, second)]
+    return chosen_channels(first, second, errors[1] < errors[0])

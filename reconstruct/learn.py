@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..network import ACTIVATION_BATCH, Activations, Layer, Network, batches, from_rows
-from .cells import shares_step, stretched
+from .cells import shares_step, with_factors
 from .finalize import StoredLayer
 from .grids import Bracket
 from .region import Region
@@ -198,7 +198,10 @@ def learn_rounding(
     position = begin.clamp(START_MARGIN, 1 - START_MARGIN)
     latent = torch.logit((position - STRETCH_LOW) / (STRETCH_HIGH - STRETCH_LOW))
     steps = _Steps(layers, brackets, tensors, steps_of, region.network)
-    groups = [{"params": [latent], "lr": settings.rate}, {"params": steps.all, "lr": settings.step_rate}]
+    groups = [
+        {"params": [latent], "lr": settings.rate},
+        {"params": steps.parameters, "lr": settings.step_rate},
+    ]
     adam = torch.optim.Adam(groups)
     warm, iteration = round(settings.warmup * settings.iterations), 0
     for iteration in range(settings.iterations):
@@ -210,10 +213,10 @@ def learn_rounding(
         error = _batch_error(region, data, changed, tensors, samples, settings, generator) / scale
         if not error.requires_grad:
             return None
-        slope, *slopes = torch.autograd.grad(error, (weights, *steps.all), materialize_grads=True)
+        slope, *slopes = torch.autograd.grad(error, (weights, *steps.parameters), materialize_grads=True)
         falling = (1 + math.cos(math.pi * iteration / settings.iterations)) / 2
         adam.param_groups[1]["lr"] = settings.step_rate * falling
-        for each, own in zip(steps.all, slopes, strict=True):
+        for each, own in zip(steps.parameters, slopes, strict=True):
             each.grad = own
         slope = slope * gap
         if iteration >= warm:
@@ -228,10 +231,11 @@ def learn_rounding(
     chosen = torch.split(up, [bracket.low.numel() for bracket in brackets])
     with torch.no_grad():
         stored = [
-            stretched(bracket.choose(each.view_as(bracket.low)), logs.exp().expand(len(bracket.low)))
-            for bracket, each, logs in zip(brackets, chosen, steps.weight_logs, strict=True)
+            bracket.choose(each.view_as(bracket.low)) for bracket, each in zip(brackets, chosen, strict=True)
         ]
-        return Learned(tuple(stored), iteration + 1, steps.values())
+        return Learned(
+            steps.of_layers(stored) if settings.step_rate else tuple(stored), iteration + 1, steps.values()
+        )
 
 
 class _Steps:
@@ -248,18 +252,25 @@ class _Steps:
         self._layers, self._like, device = layers, network.tensors, network.device
         self._entries = {name: tensors[name].to(device) for name in steps_of}
         counts = [1 if shares_step(bracket.grid.layer) else len(bracket.low) for bracket in brackets]
-        self.weight_logs = [torch.zeros(count, device=device, requires_grad=True) for count in counts]
+        self._weight_logs = [torch.zeros(count, device=device, requires_grad=True) for count in counts]
         self._value_logs = torch.zeros(len(steps_of), device=device, requires_grad=True)
-        self.all = [*self.weight_logs, self._value_logs]
+        self.parameters = [*self._weight_logs, self._value_logs]
 
     def weights(self, flat: Tensor) -> dict[str, Tensor]:
         """The weights by their tensors' names, from those of all layers at the steps they begin with."""
         sizes = [layer.channels * layer.fan_in for layer in self._layers]
         found = {}
-        for layer, part, logs in zip(self._layers, torch.split(flat, sizes), self.weight_logs, strict=True):
+        for layer, part, logs in zip(self._layers, torch.split(flat, sizes), self._weight_logs, strict=True):
             matrix = part.view(layer.channels, layer.fan_in) * logs.exp()[:, None]
             found[layer.weight] = from_rows(layer, matrix).to(self._like[layer.weight])
         return found
+
+    def of_layers(self, layers: Sequence[StoredLayer]) -> tuple[StoredLayer, ...]:
+        """The layers at the steps that were learned."""
+        return tuple(
+            with_factors(layer, logs.exp().expand(own.channels))
+            for layer, own, logs in zip(layers, self._layers, self._weight_logs, strict=True)
+        )
 
     def values(self) -> dict[str, Tensor]:
         """What quantizes values: a step times its factor, and a zero point."""

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from ..network import ACTIVATION_BATCH, ActivationStore, Data, Layer, LayerCall, Network, batches
-from ..quantizer import StepUnit
-from .cells import with_steps
+from .cells import shares_step, with_factors
 from .finalize import Finalized, StoredLayer, value_tensors
 from .held_out import learned_and_judged
 from .network_loss import NetworkLoss, surely_less
@@ -138,9 +137,6 @@ def _by_channel(call: LayerCall, output: Tensor) -> Tensor:
 
 def _scaled(layer: StoredLayer, factors: Tensor) -> tuple[StoredLayer, Tensor]:
     """The layer with the steps of its channels times factors, as far as it has such, and those factors."""
-    if any(part.rows.option.unit is StepUnit.TENSOR for part in layer.parts):
+    if shares_step(layer):
         return layer, torch.ones_like(factors)
-    # With strips of inputs, the rows of each strip are all channels.
-    own = [factors[part.index % len(factors)].float() for part in layer.parts]
-    steps = [part.rows.steps * each[None, :, None] for part, each in zip(layer.parts, own, strict=True)]
-    return with_steps(layer, steps), factors
+    return with_factors(layer, factors.float()), factors

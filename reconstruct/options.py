@@ -26,8 +26,8 @@ __all__ = ["AdaQuantOptions", "GptqOptions"]
 class GptqOptions:
     """Weights of single layers after GPTQ on the float network's inputs, all options in one recursion.
 
-    GPTQ treats every row on its own, so that the rows of all options are rounded together, and a row's
-    weights do not depend on the options of the other rows.
+    GPTQ treats every row on its own, but for those that share a step, so that the rows of all options are
+    rounded together, and a row's weights do not depend on the other options.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class GptqOptions:
     data : Data
         Calibration inputs.
     quantizer : Quantizer
-        Of the steps, which are those of nearest rounding.
+        Of the steps at which rounding begins.
     settings : Gptq, optional
         Inputs are the float network's whatever it says, since nothing is quantized yet.
     unseen : bool

@@ -70,6 +70,9 @@ NEGLIGIBLE = 1e-4
 class LearnedRounding:
     """Settings of learned rounding.
 
+    Beyond what was published, the steps of every output channel learn one factor with the rounding of its
+    weights; a `learning` with ``step_rate=0`` leaves them.
+
     Parameters
     ----------
     granularity : Granularity
@@ -210,6 +213,12 @@ class LearnedRounding:
         number : int
             Of the unit, for the draws.
 
+        Returns
+        -------
+        report : UnitReport or None
+        unit : Finalized
+            Its layers alone.
+
         Raises
         ------
         NotFiniteError
@@ -257,7 +266,7 @@ class LearnedRounding:
                 learned_from,
                 start_error * size,
                 replace(self.learning, seed=self.learning.seed + number),
-                _own_values(region, before) if self.learning.step_rate else (),
+                _learnable(region, before) if self.learning.step_rate else (),
             )
             if learned is not None:
                 streams.replaced = before | learned.values
@@ -280,7 +289,7 @@ class LearnedRounding:
         return report, Finalized(learned.layers, values=activation_entries(learned.values))
 
 
-def _own_values(region: Region, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+def _learnable(region: Region, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
     """Names of what quantizes the values that a region computes, as far as they have one range."""
     computed = region.network.schedule.position
     return tuple(

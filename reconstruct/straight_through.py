@@ -12,7 +12,7 @@ from torch import Tensor
 from ..allocator import LayerCut
 from ..errors import InputError
 from ..quantizer import Option, StepUnit
-from .cells import cell_sums, chosen_rows, sums_of_sharing, with_steps
+from .cells import cell_sums, chosen_channels, sums_of_sharing, with_steps
 from .finalize import StoredLayer
 from .grids import LayerGrid
 from .output_error import OutputError
@@ -102,7 +102,7 @@ def learn_layer(start: StoredLayer, error: OutputError, settings: StraightThroug
         found = sums_of_sharing(start, fast.of_rows(values))
         better = found < least
         least = torch.where(better, found, least)
-        best = chosen_rows(best, layer, better)
+        best = chosen_channels(best, layer, better)
         decay = (1 + math.cos(math.pi * iteration / settings.iterations)) / 2
         adam.param_groups[0]["lr"] = settings.rate * decay
         adam.param_groups[1]["lr"] = settings.step_rate * decay

@@ -118,7 +118,7 @@ def test_the_cheapest_method_within_the_margin_is_taken(
 
 
 def test_at_two_bits_learning_pays(network: Network, data: Data, uniform: Uniform) -> None:
-    ran = Contest(network, data, 500)
+    ran = Contest(network, data, 1000)
     judged = ran([uniform("w2")], None, None)
     how = judged.kept.plan.reconstruction
     assert how is not None
@@ -138,7 +138,7 @@ def test_at_two_bits_learning_pays(network: Network, data: Data, uniform: Unifor
 def test_a_method_by_which_no_output_is_finite_drops_out(
     network: Network, data: Data, uniform: Uniform, failing: list[str], taken: str, compared: list[str]
 ) -> None:
-    ran = Contest(network, data, 500)
+    ran = Contest(network, data, 1000)
     ran.failing = tuple(failing)
     how = ran([uniform("w2")], None, None).kept.plan.reconstruction
     assert how is not None

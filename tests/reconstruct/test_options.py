@@ -44,6 +44,16 @@ def test_every_option_has_the_weights_that_gptq_gives_a_plan_of_it(
         torch.testing.assert_close(together[:, column], stored.dequantize(), rtol=0, atol=0)
 
 
+def test_a_step_for_the_whole_tensor_ties_no_rows_of_other_options_together(
+    network: Network, data: Data
+) -> None:
+    layer = next(layer for layer in network.layers if layer.kind == "linear")
+    cut = LayerCut(layer.channels, layer.fan_in, layer.fan_in // 2)
+    every = GptqOptions(network, data, Quantizer())
+    with_tensor, with_another = (every(layer, parse_options(text), cut) for text in ("w2,w2t", "w2,w8"))
+    torch.testing.assert_close(with_tensor[:, 0], with_another[:, 0], rtol=1e-6, atol=0)
+
+
 def test_layers_may_be_asked_for_in_any_order(network: Network, data: Data) -> None:
     options = parse_options("w2,w4")
     every = GptqOptions(network, data, Quantizer())
