@@ -206,8 +206,8 @@ def learn_rounding(
     warm, iteration = round(settings.warmup * settings.iterations), 0
     for iteration in range(settings.iterations):
         sigmoid = latent.sigmoid()
-        stretch = sigmoid * (STRETCH_HIGH - STRETCH_LOW) + STRETCH_LOW
-        share = stretch.clamp(0.0, 1.0)
+        stretched = sigmoid * (STRETCH_HIGH - STRETCH_LOW) + STRETCH_LOW
+        share = stretched.clamp(0.0, 1.0)
         weights = (low + gap * share).requires_grad_()
         changed = {**steps.weights(weights), **steps.values()}
         error = _batch_error(region, data, changed, tensors, samples, settings, generator) / scale
@@ -222,7 +222,7 @@ def learn_rounding(
         if iteration >= warm:
             progress = (iteration - warm) / max(1, settings.iterations - warm)
             slope += settings.pull * _pull_slope(share, FIRST_BETA + (LAST_BETA - FIRST_BETA) * progress)
-        inside = (stretch > 0) & (stretch < 1)
+        inside = (stretched > 0) & (stretched < 1)
         latent.grad = slope * (STRETCH_HIGH - STRETCH_LOW) * sigmoid * (1 - sigmoid) * inside
         adam.step()
         if iteration % CHECK_EVERY == 0 and bool((torch.minimum(share, 1 - share) < SETTLED).all()):
