@@ -260,9 +260,12 @@ def gptq_layer(weight: Tensor, inputs: InputGram, start: StoredLayer, settings: 
     best = chosen_channels(start, found, better)
     if not settings.refits:
         return best
-    best = _better(best, _refitted(best, target, gram), target, gram)
-    for _ in range(settings.refits - 1):
-        best = _better(best, _refitted(rounded(best), target, gram), target, gram)
+    least = _shared_error(best, target, gram)
+    for again in range(settings.refits):
+        found = _refitted(rounded(best) if again else best, target, gram)
+        error = _shared_error(found, target, gram)
+        better = error < least
+        best, least = chosen_channels(best, found, better), torch.where(better, error, least)
     # Channels of different rounds side by side: once more what 16 bits hold.
     return with_steps(best, [part.rows.steps for part in best.parts])
 
@@ -314,7 +317,6 @@ def _row_error(layer: StoredLayer, target: Tensor, gram: Tensor) -> Tensor:
     return ((delta @ gram) * delta).sum(2).flatten()
 
 
-def _better(first: StoredLayer, second: StoredLayer, target: Tensor, gram: Tensor) -> StoredLayer:
-    """Of every channel, and of those together that share their steps, the one of less error."""
-    errors = [sums_of_sharing(each, _row_error(each, target, gram)) for each in (first, second)]
-    return chosen_channels(first, second, errors[1] < errors[0])
+def _shared_error(layer: StoredLayer, target: Tensor, gram: Tensor) -> Tensor:
+    """The same, of all channels together that share their steps."""
+    return sums_of_sharing(layer, _row_error(layer, target, gram))

@@ -107,3 +107,11 @@ def check_storable() -> Callable[[Network, Plan, Finalized], None]:
             assert bias.dtype == network.tensors[name].dtype
 
     return check
+
+
+@pytest.fixture(scope="session")
+def token_data() -> Data:
+    """Samples of six tokens; correlated, else there is little to gain over nearest."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(128, 6, 3, generator=generator) @ torch.randn(3, 12, generator=generator)
+    return Data(inputs, None, "normal")

@@ -78,10 +78,10 @@ def test_the_share_of_unseen_error_is_about_what_gptq_leaves_on_other_samples(co
     nearest = StoredLayer("layer", (StoredPart(torch.arange(256), rows),))
     own, fresh = drawn(count), drawn(20_000)
     inputs = grams(own)
-    made = gptq_layer(weight, inputs, nearest, Gptq()).dequantize() - weight
+    made = gptq_layer(weight, inputs, nearest, Gptq(refits=0)).dequantize() - weight
     on_own, on_others = ((made @ each.T).square().mean() for each in (own, fresh))
     share = unseen_share(inputs, 0.01, by_diagonal(inputs))
-    assert 0.92 < share / float(on_others / on_own) < 1.15
+    assert 0.95 < share / float(on_others / on_own) < 1.15
 
 
 def test_without_a_half_errors_are_taken_as_seen() -> None:

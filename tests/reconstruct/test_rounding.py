@@ -209,11 +209,8 @@ class Tokens(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def tokens() -> tuple[Network, Data]:
-    generator = torch.Generator().manual_seed(0)
-    # Correlated, else there is little to gain over nearest.
-    inputs = torch.randn(128, 6, 3, generator=generator) @ torch.randn(3, 12, generator=generator)
-    return capture(Tokens(), inputs[:2]), Data(inputs, None, "normal")
+def tokens(token_data: Data) -> tuple[Network, Data]:
+    return capture(Tokens(), token_data.inputs[:2]), token_data
 
 
 @pytest.mark.parametrize("granularity", list(Granularity))
