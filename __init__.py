@@ -5,6 +5,13 @@ The stages of a job, each a function: `capture` or `load_model`, `load_data`, `m
 they leave behind. The command ``allocate`` runs them all.
 """
 
+import os
+
+if "OMP_WAIT_POLICY" not in os.environ:
+    # On Linux torch's threads spin while they wait, which on shared cores holds up the one they wait for;
+    # 1,000 spins lose nothing on free ones. The library reads this when torch is loaded.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
 from .allocator import Plan, parse_budget, read_plan, write_plan
 from .errors import ApportionError, InfeasibleError, InputError
 from .export import export_onnx, load, load_state, save_network

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import apportion
 from apportion.demo import digits_data
 
 FILES = {"plan.json", "profile.json", "profile.safetensors", "program.json", "weights.safetensors"}
+SPINNING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
 
 def test_a_run_leaves_its_documents_its_charts_and_nothing_else(finished: Path) -> None:
@@ -227,3 +229,18 @@ def test_the_module_is_the_command() -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("error: the budget '0b'")
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
+)
+def test_threads_that_wait_sleep_soon_unless_the_user_says_otherwise(
+    given: dict[str, str], spins: str
+) -> None:
+    environment = {name: value for name, value in os.environ.items() if name not in SPINNING} | given
+    report = "import apportion, os; print(os.environ.get('GOMP_SPINCOUNT'))"
+    done = subprocess.run(
+        [sys.executable, "-c", report], capture_output=True, text=True, check=True, env=environment
+    )
+    assert done.stdout.split() == [spins]
