@@ -1,4 +1,4 @@
-"""What README, CONTRIBUTING and the published schemas say is so."""
+"""What README, the pages, CONTRIBUTING and the published schemas say is so."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from apportion.allocator import Plan
 from apportion.sensitivity import Profile
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+GUIDE = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
+PAGES = (*GUIDE, "CONTRIBUTING.md", "CHANGELOG.md", "results/README.md")
 
 
 def text_of(page: str) -> str:
@@ -29,20 +30,21 @@ def commands() -> list[str]:
 def test_the_python_examples_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    examples = re.findall(r"```python\n(.+?)```", text_of("README.md"), re.DOTALL)
+    pages = text_of("README.md") + text_of("docs/export.md")
+    examples = re.findall(r"```python\n(.+?)```", pages, re.DOTALL)
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     for example in examples:
-        exec(compile(example, "README.md", "exec"), names)
+        exec(compile(example, "example", "exec"), names)
     assert "the gap is what is proven" in capsys.readouterr().out
     assert names["logits"].shape == (500, 10)
     assert names["answers"].shape == (64, 10)
 
 
-def test_every_option_that_readme_names_exists(allocate: Any) -> None:
+def test_every_option_that_the_guide_names_exists(allocate: Any) -> None:
     stages = ((), ("frontier",), ("export",), ("latency",))
     help_text = "".join(allocate(*stage, "--help").out for stage in stages)
-    options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text_of("README.md")))
+    options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", "".join(map(text_of, GUIDE))))
     assert options
     assert {option for option in options if option not in help_text} == set()
 
@@ -54,7 +56,14 @@ def test_readme_begins_with_the_command_that_runs_the_embedded_default() -> None
 @pytest.mark.parametrize("page", PAGES)
 def test_every_link_of_a_page_leads_to_something(page: str) -> None:
     links = re.findall(r"\]\(([^)]+)\)", text_of(page))
-    assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
+    beside = (ROOT / page).parent
+    files = [link.split("#")[0] for link in links if "://" not in link]
+    assert [file for file in files if not (beside / file).exists()] == []
+
+
+@pytest.mark.parametrize("page", sorted({page for page in GUIDE if page != "README.md"}))
+def test_readme_leads_to_every_page_of_the_guide(page: str) -> None:
+    assert f"({page}" in text_of("README.md")
 
 
 @pytest.mark.parametrize(("name", "document"), [("plan", Plan), ("profile", Profile)])
