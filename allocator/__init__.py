@@ -60,7 +60,7 @@ from .solution import Certificate, MultiSolution, Solution, Status
 from .solve import deadline_after, solve
 from .solve_joint import certified_joint, search_joint, solve_joint
 from .solve_multi import solve_multi
-from .tables import BOPS, COUNTED, MACS, CostTable, WholeCosts, read_table
+from .tables import BOPS, COUNTED, FLOAT_OPTION, MACS, CostTable, WholeCosts, read_table
 from .tolerance import Drop, DropKind, Search, SearchOutcome, Tolerance, Trial, parse_tolerance
 from .unit import Unit, parse_unit
 
@@ -69,6 +69,7 @@ __all__ = [
     "BOPS",
     "COUNTED",
     "FLOAT_BITS",
+    "FLOAT_OPTION",
     "MACS",
     "SIZE",
     "ActivationChoice",

@@ -7,7 +7,7 @@ import io
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -21,11 +21,13 @@ from ..documents import read_document, read_text
 from ..errors import InputError
 from .budget import ACT_MEMORY, SIZE
 
-__all__ = ["BOPS", "COUNTED", "MACS", "CostTable", "WholeCosts", "read_table"]
+__all__ = ["BOPS", "COUNTED", "FLOAT_OPTION", "MACS", "CostTable", "WholeCosts", "read_table"]
 
 MACS, BOPS = "macs", "bops"
 COUNTED = (MACS, BOPS)
 """Multiply-accumulates and bit operations, which are counted from the network and need no table."""
+FLOAT_OPTION = "float"
+"""What stands in the place of an option for a layer that stays float."""
 RESERVED = (SIZE, ACT_MEMORY, *COUNTED)
 PAIR_SIGN = "a"
 """Where in an option's name the activations begin."""
@@ -54,7 +56,8 @@ class CostTable:
         The quantity, such as ``latency``, by which budgets name it.
     costs : mapping of str to mapping of str to float
         Layer -> option -> cost, 0 to 1e18, in the unit of the budgets. An option may name the activations
-        that a layer reads too, such as ``w4a8``, and then counts before ``w4``.
+        that a layer reads too, such as ``w4a8``, and then counts before ``w4``. ``float`` is what a layer
+        costs that stays float.
 
     Raises
     ------
@@ -99,20 +102,36 @@ class CostTable:
         return {layer: dict(options) for layer, options in self.costs.items()}
 
     def total(self, assigned: Iterable[tuple[str, Sequence[str]]]) -> Fraction:
-        """Exact cost of an assignment: (layer, option of each strip), every strip paying its share."""
+        """Exact cost of an assignment: (layer, option of each strip), every strip paying its share.
+
+        What layers that are not assigned cost as floats is in it.
+        """
+        chosen = tuple(assigned)
         return sum(
             (
                 self.exact(layer, option) * count / len(options)
-                for layer, options in assigned
+                for layer, options in chosen
                 for option, count in Counter(options).items()
             ),
-            Fraction(0),
+            self.float_cost([layer for layer, _ in chosen]),
         )
+
+    def float_cost(self, quantized: Collection[str]) -> Fraction:
+        """Exact cost of the layers that stay float, those that are not quantized."""
+        floats = self._floats(quantized)
+        return sum((self.exact(layer, FLOAT_OPTION) for layer in floats), Fraction(0))
+
+    def _floats(self, quantized: Collection[str]) -> dict[str, dict[str, float]]:
+        return {
+            layer: {FLOAT_OPTION: options[FLOAT_OPTION]}
+            for layer, options in self.costs.items()
+            if layer not in quantized and FLOAT_OPTION in options
+        }
 
     @property
     def names_pairs(self) -> bool:
         """Whether some options name activations too."""
-        return any(PAIR_SIGN in option for options in self.costs.values() for option in options)
+        return any(_is_pair(option) for options in self.costs.values() for option in options)
 
     def paired(self, needed: Mapping[str, Sequence[str]], widths: Sequence[str]) -> CostTable:
         """The costs of these options of the weights with every one of these activations.
@@ -128,7 +147,7 @@ class CostTable:
             layer: {f"{option}{width}": option for option in options for width in widths}
             for layer, options in needed.items()
         }
-        costs = {}
+        costs: dict[str, Mapping[str, float]] = {**self._floats(needed)}
         for layer, names in pairs.items():
             own = self.costs.get(layer, {})
             costs[layer] = {pair: own[alone] for pair, alone in names.items() if alone in own} | dict(own)
@@ -147,7 +166,7 @@ class CostTable:
         costs: dict[str, dict[str, float]] = {}
         for layer, options in self.costs.items():
             width = widths.get(layer)
-            own = {option: cost for option, cost in options.items() if PAIR_SIGN not in option}
+            own = {option: cost for option, cost in options.items() if not _is_pair(option)}
             if width is not None:
                 own |= {
                     option.removesuffix(width): cost
@@ -172,10 +191,10 @@ class CostTable:
             }
             for layer, options in needed.items()
         }
-        return CostTable(self.name, costs)
+        return CostTable(self.name, self._floats(needed) | costs)
 
     def restricted(self, needed: Mapping[str, Sequence[str]]) -> CostTable:
-        """The entries of these layers and options alone.
+        """The entries of these layers and options, and what other layers cost as floats.
 
         Raises
         ------
@@ -196,7 +215,8 @@ class CostTable:
             )
         return CostTable(
             self.name,
-            {layer: {option: self.costs[layer][option] for option in needed[layer]} for layer in needed},
+            self._floats(needed)
+            | {layer: {option: self.costs[layer][option] for option in needed[layer]} for layer in needed},
         )
 
 
@@ -211,11 +231,14 @@ class WholeCosts:
         the table has no entry.
     scale : int
         Whole numbers per unit of the table; exact costs where the numbers stay small enough for that.
+    fixed : int
+        What layers cost that stay float, those that are in the table and not among the layers.
     """
 
     layer: NDArray[np.int64]
     strip: NDArray[np.int64]
     scale: int
+    fixed: int
 
     @classmethod
     def of(
@@ -241,7 +264,7 @@ class WholeCosts:
         whole = np.zeros((2, len(layers), len(options)), np.int64)
         for (row, column), cost in exact.items():
             whole[:, row, column] = math.ceil(cost * scale), math.ceil(cost * scale / strips[row])
-        return cls(whole[0], whole[1], scale)
+        return cls(whole[0], whole[1], scale, math.ceil(table.float_cost(layers) * scale))
 
 
 def read_table(name: str, path: Path) -> CostTable:
@@ -264,6 +287,11 @@ def read_table(name: str, path: Path) -> CostTable:
     if suffix == ".json":
         return CostTable(name, _json_costs(read_document(path, RootModel[Any], f"table {name}").root, what))
     raise InputError(f"{what} is neither .csv nor .json; give {FORMS}")
+
+
+def _is_pair(option: str) -> bool:
+    """Whether an option names activations too."""
+    return PAIR_SIGN in option and option != FLOAT_OPTION
 
 
 def _scale(shares: Sequence[Fraction], greatest: Fraction | int) -> int:

@@ -55,8 +55,8 @@ class Network:
         In execution order of first use.
     skipped : dict
         Matrices and filters that stay float, each with the reason.
-    excluded : tuple of str
-        Names of layers that `without` took out of `layers`.
+    left_out : tuple of Layer
+        Those that `without` took out of `layers`.
     float_bits : int
         What the float network weighs: all `tensors`, or what the checkpoint that they were read from states,
         where that has them in fewer bits than the program computes with.
@@ -77,7 +77,7 @@ class Network:
         self.inputs = inputs
         self.layers: tuple[Layer, ...] = found.layers
         self.skipped: dict[str, str] = found.skipped
-        self.excluded: tuple[str, ...] = ()
+        self.left_out: tuple[Layer, ...] = ()
         self.schedule = Schedule(graph, found.calls)
         self._calls = found.calls
         self.float_bits: int = bits_of(self.outlines.values()) if float_bits is None else float_bits
@@ -93,6 +93,11 @@ class Network:
     def bias(self, layer: Layer) -> Tensor | None:
         """The bias of a layer, of shape `(channels,)`, or None."""
         return None if layer.bias is None else self.tensors[layer.bias]
+
+    @property
+    def excluded(self) -> tuple[str, ...]:
+        """Names of the layers that were left out."""
+        return tuple(layer.name for layer in self.left_out)
 
     @property
     def device(self) -> torch.device:
@@ -212,7 +217,7 @@ class Network:
         other.__dict__.pop("blocks", None)
         other.layers = left
         other.skipped = self.skipped | {layer.weight: reason for layer in out}
-        other.excluded = (*self.excluded, *(layer.name for layer in out))
+        other.left_out = (*self.left_out, *out)
         other._calls = {node: use for node, use in self._calls.items() if use[0].layer in left}
         other.schedule = Schedule(self.graph, other._calls)
         return other

@@ -6,6 +6,7 @@ from math import prod
 
 from ..allocator import (
     BOPS,
+    FLOAT_OPTION,
     SIZE,
     Complexity,
     Constraints,
@@ -108,7 +109,9 @@ def _with_bit_operations(plan: Plan) -> Plan:
     entering = layer_activations(plan.activations)
     assert plan.tables is not None
     costs = {
-        layer: {
+        layer: options
+        if FLOAT_OPTION in options
+        else {
             text: float(entering.get(layer, 0) * parse_option(text).bits * parse_option(text).points)
             for text in options
         }

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ..allocator import (
     BOPS,
     FLOAT_BITS,
+    FLOAT_OPTION,
     Constraints,
     CostTable,
     LayerCut,
@@ -31,6 +32,7 @@ __all__ = [
     "counted_table",
     "facts_of_network",
     "facts_of_profile",
+    "float_work",
     "refuse_tensor_steps",
     "resolve",
     "rules_of",
@@ -130,6 +132,7 @@ def counted_table(
     quantity: str,
     facts: Sequence[LayerFacts],
     options: Sequence[str],
+    floats: Mapping[str, int],
     entering: Mapping[str, int] | None = None,
 ) -> CostTable:
     """What one sample takes, counted from the network.
@@ -140,11 +143,13 @@ def counted_table(
     Parameters
     ----------
     quantity : "macs" or "bops"
+    floats : mapping of str to int
+        Layers that stay float, with their multiply-accumulates; see `float_work`.
     entering : mapping of str to int, optional
         For every layer that multiplies values the sum over these of ``macs * bits``, see
         `layer_activations`; default: all are floats.
     """
-    costs = {}
+    costs = {name: {FLOAT_OPTION: float(work)} for name, work in float_work(quantity, floats).items()}
     for layer in facts:
         work = layer.macs
         if quantity == BOPS:
@@ -154,6 +159,22 @@ def counted_table(
             for text, option in ((text, parse_option(text)) for text in options)
         }
     return CostTable(quantity, costs)
+
+
+def float_work(quantity: str, floats: Mapping[str, int]) -> dict[str, int]:
+    """What layers that stay float take, for each of them: its multiply-accumulates, times 32 * 32 for bits.
+
+    A float weight counts as 32 bits, and so does what it multiplies, as everywhere where a number is not
+    quantized: in a network of half precision too, and where other layers read the same value in low bits.
+
+    Parameters
+    ----------
+    quantity : "macs" or "bops"
+    floats : mapping of str to int
+        Layer -> multiply-accumulates for one sample.
+    """
+    bits = FLOAT_BITS**2 if quantity == BOPS else 1
+    return {name: macs * bits for name, macs in floats.items()}
 
 
 def resolve(constraints: Constraints | None, facts: Sequence[LayerFacts]) -> Constraints:

@@ -119,13 +119,14 @@ def tables_for(
     tables: Sequence[CostTable],
     facts: Sequence[LayerFacts],
     options: Sequence[str],
+    floats: Mapping[str, int],
     entering: Mapping[str, int] | None = None,
 ) -> tuple[CostTable, ...]:
     """The tables given, and what is counted where a budget limits it and no table states it.
 
     Parameters
     ----------
-    entering : mapping of str to int, optional
+    floats, entering : mapping of str to int
         See `counted_table`.
 
     Raises
@@ -146,7 +147,7 @@ def tables_for(
             )
     limited = {budget.quantity for budget in budgets}
     counted = (quantity for quantity in COUNTED if quantity in limited and quantity not in names)
-    return (*tables, *(counted_table(quantity, facts, options, entering) for quantity in counted))
+    return (*tables, *(counted_table(quantity, facts, options, floats, entering) for quantity in counted))
 
 
 def check_feasible(
@@ -182,7 +183,8 @@ def check_feasible(
     facts = facts_of_network(network, options, parsed.cut)
     rules = resolve(constraints, facts)
     entering = fewest_entering(network, read, rules, activations)
-    given = tables_for(read, tables, facts, names, entering and entering.fewest)
+    floats = {layer.name: layer.macs for layer in network.left_out}
+    given = tables_for(read, tables, facts, names, floats, entering and entering.fewest)
     if activations is not None and entering is not None:
         needed = allowed_options(facts, names, rules_of(facts, names, rules).allowed)
         every = [str(option) for option in activations.options]
@@ -218,8 +220,9 @@ def limits_of(budgets: Sequence[Budget], posed: Posed, unit: str, ledger: Ledger
             limits.append(Limit(budget, name, 0, size_bits, budget.form(*ledger)))
             continue
         index = [table.name for table in posed.tables].index(budget.quantity)
-        scale = posed.scales[index]
-        form, amount = AmountForm(scale), min(int(Fraction(budget.value) * scale), MOST)
+        scale, fixed = posed.scales[index], posed.fixed[index]
+        form = AmountForm(scale, offset=fixed)
+        amount = min(int(Fraction(budget.value) * scale) - fixed, MOST)
         limits.append(Limit(budget, name, index + 1, amount, form))
         least, greatest = cost_range(replace(posed.problem, cost=posed.further[index]))
         if amount < least:

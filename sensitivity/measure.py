@@ -225,6 +225,7 @@ def make_profile(
         **ledger_of(network)._asdict(),
         skipped=dict(network.skipped),
         excluded=network.excluded,
+        excluded_macs={layer.name: layer.macs for layer in network.left_out},
         unused=unused,
         seconds={"scores": round(seconds, 3)},
         versions=tool_versions(),

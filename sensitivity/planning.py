@@ -134,7 +134,7 @@ def _widths(
     if not counts_widths(read, tables):
         return None, least_loss_widths(profile.activations, profile_site_allowed(profile, resolved))
     # Whether every quantity has costs is found out here.
-    tables_for(read, tables, facts_of_profile(profile), profile.options)
+    tables_for(read, tables, facts_of_profile(profile), profile.options, profile.excluded_macs)
     ledger = ledger_of_profile(profile)
     together = solve_together(profile, read, ledger, resolved, tables, time_limit_s=time_limit_s)
     return together, together.widths

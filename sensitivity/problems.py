@@ -46,6 +46,8 @@ class Posed:
         The same of every unit, in whole numbers: never less than ``scale * cost``.
     scales : tuple of int
         Whole numbers per unit of each quantity.
+    fixed : tuple of int
+        What layers that stay float take of each quantity, whatever is chosen, in these whole numbers.
     member : int array (strips of all layers,)
         Unit of every strip, layers in network order.
     starts : int array (layers + 1,)
@@ -62,6 +64,7 @@ class Posed:
     tables: tuple[CostTable, ...]
     further: tuple[NDArray[np.int64], ...]
     scales: tuple[int, ...]
+    fixed: tuple[int, ...]
     member: NDArray[np.intp]
     starts: NDArray[np.intp]
     whole: tuple[bool, ...]
@@ -247,12 +250,12 @@ def pose_facts(
                 rules.allowed[row],
             )
             member[place] = first_unit + np.arange(layer.cut.strips) // unit.tile
-    scales = tuple(cost.scale for cost in costs)
     return Posed(
         units.problem(options),
         tables,
         units.further(),
-        scales,
+        tuple(cost.scale for cost in costs),
+        tuple(cost.fixed for cost in costs),
         member,
         starts,
         tuple(whole),

@@ -178,7 +178,7 @@ class Profile(_Document):
 
     Parameters
     ----------
-    version : 4
+    version : 5
     method : "fisher" or "exact"
     after : "nearest", "gptq", "adaquant" or "brecq"
         What made the options' weights that were scored.
@@ -205,6 +205,8 @@ class Profile(_Document):
         Weights that stay float, and why.
     excluded : tuple of str
         Layers that stay float because they were asked to.
+    excluded_macs : dict of str to int
+        Multiply-accumulates of each of them for one sample.
     unused : dict of str to int
         Layers of which no sample reached some strips, and how many; their scores are floors, see
         `find_floors`.
@@ -216,7 +218,7 @@ class Profile(_Document):
         The values that layers read, where these have options too.
     """
 
-    version: Literal[4] = 4
+    version: Literal[5] = 5
     method: Literal["fisher", "exact"]
     after: After = "nearest"
     labels: Text | None = None
@@ -234,6 +236,7 @@ class Profile(_Document):
     float_bits: Count
     skipped: dict[Text, str] = Field(default_factory=dict)
     excluded: tuple[Text, ...] = ()
+    excluded_macs: dict[Text, Count] = Field(default_factory=dict)
     unused: dict[Text, Count] = Field(default_factory=dict)
     seconds: dict[Text, float] = Field(default_factory=dict)
     stability: Stability | None = None
@@ -246,6 +249,8 @@ class Profile(_Document):
         names = [layer.name for layer in self.layers]
         if len(set(names)) < len(names):
             raise ValueError("two layers have the same name")
+        if set(self.excluded_macs) != set(self.excluded):
+            raise ValueError("excluded_macs does not have the layers that excluded names")
         if len(set(self.options)) < len(self.options):
             raise ValueError("the option set names an option twice")
         weights = sum(layer.channels * layer.fan_in for layer in self.layers)

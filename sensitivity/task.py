@@ -233,7 +233,8 @@ def tables_at(
     if found is not None and widths:
         tables = [table for table in tables if table.name not in COUNTED]
         entering = layer_activations(found.planned(widths))
-    return tables_for(budgets, tables, facts_of_profile(profile), profile.options, entering)
+    facts, floats = facts_of_profile(profile), profile.excluded_macs
+    return tables_for(budgets, tables, facts, profile.options, floats, entering)
 
 
 def activation_loss(plan: Plan) -> float:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..allocator import ACT_MEMORY, BOPS, MACS, SIZE, AmountForm, Budget, CostTable, WholeCosts
 from ..quantizer import parse_option
-from .facts import LayerFacts, allowed_options
+from .facts import LayerFacts, allowed_options, float_work
 from .feasible import Ledger
 from .profile import Profile
 
@@ -101,16 +101,21 @@ def width_limits(
             sizes = np.array([layer.size_bits for layer in facts])
             found.append(WidthLimit(budget, name, budget.bits(*ledger), 1, budget.form(*ledger), sizes))
         elif budget.quantity == MACS:
-            found.append(WidthLimit(budget, name, int(budget.value), 1, AmountForm(), macs * points))
+            found.append(_counted(profile, budget, name, macs * points))
         elif budget.quantity == BOPS:
             product = points * np.array([option.bits for option in parsed])
-            costs = np.tile(product, (len(facts), 1))
-            amount = int(budget.value)
-            found.append(WidthLimit(budget, name, amount, 1, AmountForm(), costs, by_bits=True))
+            found.append(_counted(profile, budget, name, np.tile(product, (len(facts), 1))))
         elif budget.quantity != ACT_MEMORY:
             table = known[budget.quantity]
             found.append(_of_table(profile, facts, budget, name, table, allowed, widths))
     return found
+
+
+def _counted(profile: Profile, budget: Budget, name: str, costs: NDArray[np.int64]) -> WidthLimit:
+    """What is counted from the network: layers that stay float take their part whatever is chosen."""
+    fixed = sum(float_work(budget.quantity, profile.excluded_macs).values())
+    form, by_bits = AmountForm(offset=fixed), budget.quantity == BOPS
+    return WidthLimit(budget, name, int(budget.value) - fixed, 1, form, costs, by_bits)
 
 
 def _of_table(
@@ -132,6 +137,9 @@ def _of_table(
         [layer.cut.strips for layer in facts],
     )
     costs = whole.layer.reshape(len(facts), len(profile.options), len(ends))
-    amount = int(Fraction(budget.value) * whole.scale)
+    amount, form = (
+        int(Fraction(budget.value) * whole.scale) - whole.fixed,
+        AmountForm(whole.scale, offset=whole.fixed),
+    )
     own = costs if table.names_pairs else costs[:, :, 0]
-    return WidthLimit(budget, name, amount, whole.scale, AmountForm(whole.scale), own)
+    return WidthLimit(budget, name, amount, whole.scale, form, own)
