@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from ..errors import InputError
-from ..quantizer import PointFit, RangeSearch, Rounding, StepSearch
+from ..quantizer import PointFit, Rounding, StepSearch
 from ..reconstruct import PRESETS, MethodName
 from ..sensitivity import Labels, check_feasible, with_confidence
 from .arguments import (
@@ -148,9 +148,9 @@ def allocate(
     labels: LabelsArg = Labels.PROJECTED,
     draws: DrawsArg = 2,
     search: SearchArg = StepSearch.MSE,
-    p: PowerArg = 2.0,
-    ranges: RangesArg = RangeSearch.MSE,
-    percentile: PercentileArg = 99.99,
+    p: PowerArg = None,
+    ranges: RangesArg = None,
+    percentile: PercentileArg = None,
     attention: AttentionArg = False,
     rounding: RoundingArg = Rounding.NEAREST,
     points: FitArg = PointFit.JOINT,

@@ -14,7 +14,7 @@ from ..allocator import (
     write_frontier,
 )
 from ..errors import InfeasibleError, InputError
-from ..quantizer import PointFit, RangeSearch, Rounding, StepSearch
+from ..quantizer import PointFit, Rounding, StepSearch
 from ..reconstruct import MethodName
 from ..sensitivity import Labels, check_feasible
 from .along import Stretch, measure_frontier
@@ -102,9 +102,9 @@ def frontier(
     labels: LabelsArg = Labels.PROJECTED,
     draws: DrawsArg = 2,
     search: SearchArg = StepSearch.MSE,
-    p: PowerArg = 2.0,
-    ranges: RangesArg = RangeSearch.MSE,
-    percentile: PercentileArg = 99.99,
+    p: PowerArg = None,
+    ranges: RangesArg = None,
+    percentile: PercentileArg = None,
     attention: AttentionArg = False,
     rounding: RoundingArg = Rounding.NEAREST,
     points: FitArg = PointFit.JOINT,

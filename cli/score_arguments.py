@@ -73,14 +73,27 @@ LabelsArg = Annotated[
 ]
 DrawsArg = Annotated[int, typer.Option(min=1, max=64, help="Directions per input.", rich_help_panel=SCORES)]
 SearchArg = Annotated[StepSearch, typer.Option(help="How steps are searched.", rich_help_panel=SCORES)]
-PowerArg = Annotated[float, typer.Option("--p", help="Exponent of --search pnorm.", rich_help_panel=SCORES)]
+PowerArg = Annotated[
+    float | None,
+    typer.Option(
+        "--p",
+        help="Exponent of --search pnorm and of --ranges pnorm; default 2.",
+        show_default=False,
+        rich_help_panel=SCORES,
+    ),
+]
 RangesArg = Annotated[
-    RangeSearch, typer.Option(help="How ranges of activations are found.", rich_help_panel=SCORES)
+    RangeSearch | None,
+    typer.Option(
+        help="How ranges of activations are found; default mse.", show_default=False, rich_help_panel=SCORES
+    ),
 ]
 PercentileArg = Annotated[
-    float,
+    float | None,
     typer.Option(
-        help="Share of an activation's numbers within its range, in percent, with --ranges percentile.",
+        help="Share of an activation's numbers within its range, in percent, with --ranges percentile; "
+        "default 99.99.",
+        show_default=False,
         rich_help_panel=SCORES,
     ),
 ]

@@ -84,13 +84,13 @@ def scoring_of(
     draws: int,
     seed: int,
     search: StepSearch,
-    p: float,
+    p: float | None,
     rounding: Rounding,
     points: PointFit,
     memory: str,
     unit: str,
-    ranges: RangeSearch = RangeSearch.MSE,
-    percentile: float = 99.99,
+    ranges: RangeSearch | None = None,
+    percentile: float | None = None,
     attention: bool = False,
     by_default: AfterOrAutoChoice = AfterOrAutoChoice.NEAREST,
 ) -> Scoring:
@@ -100,24 +100,31 @@ def scoring_of(
     ----------
     after : choice, optional
         What makes the options' weights.
+    p, ranges, percentile : optional
+        As `RangeSettings`, and as its defaults where they are not given; `p` is that of `Quantizer` too.
     by_default : choice
         What does where that is not given.
 
     Raises
     ------
     InputError
-        What cannot be read or is out of its range, or arguments about activations that stay float.
+        What cannot be read or is out of its range, or arguments that nothing here uses: about activations
+        that stay float, or about another search than the one that is asked for.
     """
     chosen = parse_option_set(options)
-    found = None
+    defaults = RangeSettings()
+    found, exponent = None, defaults.p if p is None else p
     if chosen.activations:
-        settings_ = RangeSettings(ranges, percentile, p)
+        percent = defaults.percentile if percentile is None else percentile
+        settings_ = RangeSettings(ranges or defaults.search, percent, exponent)
         found = ActivationSettings(chosen.activations, settings_, attention)
-    elif attention:
-        raise InputError(
-            f"--attention is for activations in low bits, and --options {options} names none; write for "
-            f"example --options {chosen.weights[-1]}a8"
-        )
+    for name, given in (("ranges", ranges), ("percentile", percentile), ("attention", attention or None)):
+        if found is None and given is not None:
+            raise InputError(
+                f"--{name} is for activations in low bits, and --options {options} names none; write for "
+                f"example --options {chosen.weights[-1]}a8"
+            )
+    _refuse_unused(search, (found.ranges if found else defaults).search, p, percentile)
     settings = FisherSettings(
         labels=labels,
         draws=draws,
@@ -125,7 +132,7 @@ def scoring_of(
         memory_bytes=bytes_of(memory),
         cut=None if unit == "auto" else parse_unit(unit).cut,
     )
-    quantizer = Quantizer(search=search, p=p, rounding=rounding, fit=points)
+    quantizer = Quantizer(search=search, p=exponent, rounding=rounding, fit=points)
     kind = (after or by_default).value
     rivals = RIVALS if kind == AfterOrAutoChoice.AUTO.value else ()
     return Scoring(
@@ -138,3 +145,19 @@ def scoring_of(
         found,
         after is not None,
     )
+
+
+def _refuse_unused(
+    search: StepSearch, ranges: RangeSearch, p: float | None, percentile: float | None
+) -> None:
+    """Refuse numbers that neither the search of steps nor that of ranges takes."""
+    if percentile is not None and ranges is not RangeSearch.PERCENTILE:
+        raise InputError(
+            f"--percentile goes with --ranges percentile, and ranges are found by {ranges} here; add "
+            "that, or leave out --percentile"
+        )
+    if p is not None and search is not StepSearch.P_NORM and ranges is not RangeSearch.P_NORM:
+        raise InputError(
+            f"--p is the exponent of --search pnorm and of --ranges pnorm, and steps are found by {search} "
+            f"here and ranges by {ranges}; add one of the two, or leave out --p"
+        )

@@ -6,7 +6,7 @@ import typer
 
 from ..allocator import read_plan, write_plan
 from ..errors import InputError
-from ..quantizer import PointFit, RangeSearch, Rounding, StepSearch
+from ..quantizer import PointFit, Rounding, StepSearch
 from ..sensitivity import Labels, read_profile, solve_plan, with_confidence
 from .arguments import (
     OUT,
@@ -96,9 +96,9 @@ def profile(
     labels: LabelsArg = Labels.PROJECTED,
     draws: DrawsArg = 2,
     search: SearchArg = StepSearch.MSE,
-    p: PowerArg = 2.0,
-    ranges: RangesArg = RangeSearch.MSE,
-    percentile: PercentileArg = 99.99,
+    p: PowerArg = None,
+    ranges: RangesArg = None,
+    percentile: PercentileArg = None,
     attention: AttentionArg = False,
     rounding: RoundingArg = Rounding.NEAREST,
     points: FitArg = PointFit.JOINT,

@@ -124,11 +124,34 @@ def test_a_profile_shows_every_value_and_its_readers(tmp_path: Path, allocate: A
         assert word in text
 
 
+def test_one_exponent_serves_steps_and_ranges_and_is_needed_by_one_of_them(
+    tmp_path: Path, allocate: Allocate
+) -> None:
+    arguments = ("profile", "--samples", 16, "--options", "w4a4", "--p", 3, "--json", "--out")
+    ranges = allocate(*arguments, tmp_path / "ranges", "--ranges", "pnorm").json
+    steps = allocate(*arguments, tmp_path / "steps", "--search", "pnorm").json
+    for found, searches in ((ranges, ("mse", "pnorm")), (steps, ("pnorm", "mse"))):
+        quantizer, settings = found["quantizer"], found["activations"]["settings"]
+        assert (quantizer["search"], settings["search"]) == searches
+        assert quantizer["p"] == settings["p"] == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--budget", "4b", "--options", "w4,w8a8"], "for some options and not for w4"),
         (["--budget", "4b", "--attention"], "--attention is for activations in low bits"),
+        (["--budget", "4b", "--ranges", "mse"], "--ranges is for activations in low bits"),
+        (["--budget", "4b", "--percentile", "60"], "--percentile is for activations in low bits"),
+        (["--budget", "9b", "--options", "w4a4", "--percentile", "60"], "ranges are found by mse here"),
+        (
+            ["--budget", "9b", "--options", "w4a4", "--p", "3"],
+            "steps are found by mse here and ranges by mse",
+        ),
+        (
+            ["--budget", "9b", "--p", "2", "--search", "minmax"],
+            "--p is the exponent of --search pnorm and of",
+        ),
         (["--budget", "act_memory=9KiB"], "limits what activations take, and they stay float"),
         (["--budget", "act_memory=9B", "--options", "w4a4"], "budget act_memory=9B is below what values"),
         (["--budget", "9b", "--options", "w4a4d"], "value 'inputs_0', which layer 'stem' reads, cannot"),
