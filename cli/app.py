@@ -219,7 +219,7 @@ def allocate(
     inputs = source.load().without(limits.constraints.exclude)
     scoring = scoring.suited(inputs.network)
     if preset is not None:
-        limits = with_ends(preset, limits, [layer.name for layer in inputs.network.layers], scoring)
+        limits, scoring = with_ends(preset, limits, inputs.network, scoring)
     if tolerance is not None:
         searched_data(inputs, tolerance)
     by_output_error = preset is not None and PRESETS[preset].by_output_error

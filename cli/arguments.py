@@ -206,7 +206,8 @@ PresetArg = Annotated[
     PresetName | None,
     typer.Option(
         help="A published method as a whole: options, unit, objective, scores, method, corrections, and 8 "
-        "bits in the first and the last layer (not all-low-bit). What is given beside it holds.",
+        "bits in the first and the last layer (not all-low-bit), whatever --options. What is given beside it "
+        "holds.",
         is_eager=True,
         callback=_apply_preset,
         show_default=False,

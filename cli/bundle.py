@@ -7,7 +7,15 @@ from dataclasses import replace
 
 from ..allocator import BudgetKind, Constraints, Plan, match_layers, parse_budget
 from ..errors import InputError
-from ..quantizer import Option, parse_option
+from ..network import Network, find_sites
+from ..quantizer import (
+    Option,
+    activation_part,
+    parse_activation,
+    parse_option,
+    parse_options,
+    weight_part,
+)
 from ..reconstruct import PRESETS, PresetName, multipoint_plan
 from .inputs import Inputs
 from .limits import Limits
@@ -92,12 +100,13 @@ def check_bundle(name: PresetName, limits: Limits, scoring: Scoring, given: Mapp
     _base(scoring)
 
 
-def with_ends(name: PresetName, limits: Limits, layers: list[str], scoring: Scoring) -> Limits:
+def with_ends(name: PresetName, limits: Limits, network: Network, scoring: Scoring) -> tuple[Limits, Scoring]:
     """The limits with the preset's pins of the first and the last layer, and of what these read.
 
-    A layer that a rule of the user's names is left to that rule.
+    A layer that a rule of the user's names is left to that rule. Options of the pins that the option set does
+    not have are added to it for these two layers, and forbidden to the others, which have what was asked for.
     """
-    rules = limits.constraints
+    rules, layers = limits.constraints, [layer.name for layer in network.layers]
     patterns = {**rules.pin, **rules.forbid, **rules.options}
     named = {row for pattern in patterns for row in match_layers(pattern, layers, f"rule for {pattern}")}
     pins = {
@@ -105,7 +114,38 @@ def with_ends(name: PresetName, limits: Limits, layers: list[str], scoring: Scor
         for layer, option in PRESETS[name].pins(layers, activations=scoring.activations is not None).items()
         if layers.index(layer) not in named
     }
-    return replace(limits, constraints=rules.merged(Constraints(pin=pins)))
+    rules = rules.merged(Constraints(pin=pins))
+    if pins and not PRESETS[name].by_output_error:
+        rules, scoring = _with_options(next(iter(pins.values())), rules, network, scoring)
+    return replace(limits, constraints=rules), scoring
+
+
+def _with_options(
+    option: str, rules: Constraints, network: Network, scoring: Scoring
+) -> tuple[Constraints, Scoring]:
+    """The option of the first and the last layer in the option set, and no other layer's."""
+    layers = [layer.name for layer in network.layers]
+    ends = {layers[0], layers[-1]}
+    forbidden: dict[str, list[str]] = {layer: [] for layer in layers if layer not in ends}
+    weight, settings = parse_option(weight_part(option)), scoring.activations
+    if weight not in scoring.options:
+        every = parse_options(",".join(map(str, (*scoring.options, weight))))
+        scoring = replace(scoring, options=every)
+        for options in forbidden.values():
+            options.append(str(weight))
+    entering = activation_part(option)
+    sites = find_sites(network, attention=settings.attention) if settings is not None else ()
+    reading = [{reader.layer for reader in site.readers} for site in sites]
+    # No rule reaches a value that only products read: it would have the added option too.
+    if settings is not None and all(reading) and parse_activation(entering) not in settings.options:
+        widths = tuple(sorted((*settings.options, parse_activation(entering))))
+        scoring = replace(scoring, activations=replace(settings, options=widths))
+        # One quantizer serves all that read a value.
+        shared = set().union(*(readers for readers in reading if readers & ends))
+        for layer in forbidden.keys() - shared:
+            forbidden[layer].append(entering)
+    forbid = {layer: tuple(options) for layer, options in forbidden.items() if options}
+    return rules.merged(Constraints(forbid=forbid)), scoring
 
 
 def points_plan(inputs: Inputs, limits: Limits, scoring: Scoring) -> Plan:

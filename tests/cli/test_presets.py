@@ -6,11 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor, nn
 
 import apportion
+from apportion.allocator import Constraints
+from apportion.cli.bundle import with_ends
 from apportion.cli.choices import MethodChoice
-from apportion.quantizer import parse_option
+from apportion.cli.limits import Limits
+from apportion.cli.scoring import Scoring
+from apportion.errors import InputError
+from apportion.network import capture
+from apportion.quantizer import Option, Quantizer, parse_activation, parse_option
 from apportion.reconstruct import PRESETS, PresetName
+from apportion.sensitivity import ActivationSettings, FisherSettings, check_feasible
 
 FEW = ("--samples", "32", "--quiet")
 BUDGETS = {PresetName.MULTIPOINT: "5b", PresetName.ALL_LOW_BIT: "3b"}
@@ -76,6 +85,73 @@ def test_what_the_first_and_the_last_layer_read_is_an_exception_too(allocate: An
     assert "a4" in entering.values()
 
 
+def test_the_first_and_the_last_layer_have_their_bits_beside_any_options(
+    allocate: Any, tmp_path: Path
+) -> None:
+    for options, values in (("w2..4", False), ("w2..4a4", True)):
+        run = tmp_path / options
+        outcome = allocate(
+            "--preset",
+            "lapq",
+            "--options",
+            options,
+            "--budget",
+            "7b",
+            "--method",
+            "nearest",
+            *FEW,
+            "--out",
+            run,
+        )
+        assert outcome.code == 0, outcome
+        plan = apportion.read_plan(run / "plan.json")
+        first, *middle, last = plan.layers
+        assert (first.option, last.option) == ("w8", "w8")
+        # A budget of 7 bits would buy more.
+        assert {layer.option for layer in middle} == {"w4"}
+        entering = {layer: value.option for value in plan.activations for layer in value.readers}
+        assert {entering.get(end.name) for end in (first, last)} == ({"a8"} if values else {None})
+        assert {entering[layer.name] for layer in middle if values} <= {"a4"}
+
+
+class Shared(nn.Module):
+    """Two layers read the input, two values are multiplied with each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.beside, self.middle, self.last = (nn.Linear(6, 6) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, beside = self.first(x), self.beside(x)
+        attended: Tensor = (first.unsqueeze(2) @ beside.unsqueeze(1)).mean(2)
+        return self.last(self.middle(attended))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("attention", [False, True])
+def test_what_is_added_for_the_ends_reaches_no_value_but_theirs(attention: bool) -> None:
+    network = capture(Shared(), torch.randn(3, 6))
+    scoring = Scoring(
+        (Option(4),), Quantizer(), "fisher", FisherSettings(), "nearest",
+        activations=ActivationSettings((parse_activation("a4"),), attention=attention),
+    )  # fmt: skip
+    limits, found = with_ends(PresetName.LAPQ, Limits(("9b",), Constraints(), ()), network, scoring)
+    assert found.activations is not None
+    assert [str(option) for option in found.options] == ["w4", "w8"]
+    assert limits.constraints.pin == dict.fromkeys(("first", "last"), "w8a8")
+    # Without a rule that reaches them, products are not given the option, and the pin is refused.
+    widths = ["a4"] if attention else ["a4", "a8"]
+    assert [str(option) for option in found.activations.options] == widths
+    middle = ("w8",) if attention else ("w8", "a8")
+    assert limits.constraints.forbid == {"beside": ("w8",), "middle": middle}
+    given = (network, found.options, limits.budgets, "layer")
+    settings = {"constraints": limits.constraints, "activations": found.activations}
+    if attention:
+        with pytest.raises(InputError, match=r"names the activations a8, not among a4"):
+            check_feasible(*given, **settings)  # type: ignore[arg-type]
+    else:
+        check_feasible(*given, **settings)  # type: ignore[arg-type]
+
+
 def test_multipoint_adds_points_where_outputs_are_off_and_can_be_used_on(
     allocate: Any, tmp_path: Path
 ) -> None:
@@ -126,10 +202,9 @@ def test_multipoint_adds_points_where_outputs_are_off_and_can_be_used_on(
         (("--preset", "multipoint", "--budget", "5b", "--scores", "exact"), "leave out --scores"),
         (("--preset", "multipoint", "--budget", "5b", "--time-limit", "5"), "leave out --time-limit"),
         (("--preset", "multipoint", "--budget", "3b"), "the budget 3b allows"),
-        (("--preset", "brecq", "--budget", "4b", "--options", "w2..4"), "add it to --options"),
         (
-            ("--preset", "lapq", "--budget", "4b", "--options", "w2..8a4"),
-            "add them to --options, such as w4a8",
+            ("--preset", "brecq", "--budget", "9b", "--options", "w2..4", "--pin", "strided_block.conv1=w8"),
+            "w2, w3, w4, w8 after pin strided_block.conv1=w8; forbid strided_block.conv1=w8; change",
         ),
     ],
 )
