@@ -159,6 +159,11 @@ class Budget:
         unit = self.text.lstrip("+.0123456789 ")
         return AmountForm(8 * BYTES_OF_UNIT[unit], unit, fixed_bits, SIZE_DIGITS)
 
+    def total_form(self) -> AmountForm:
+        """How messages write totals of a quantity other than the size: in the budget's own unit."""
+        unit = self.text.partition("=")[2].lstrip("+.0123456789")
+        return AmountForm((BYTES_OF_UNIT if self.quantity == ACT_MEMORY else MULTIPLES)[unit], unit)
+
 
 def parse_budget(text: str) -> Budget:
     """Read a budget: ``4b``, ``1.2MB``, ``300KiB``, ``512B``, ``25%``, ``bops=2.5G``, ``latency=3.5``.

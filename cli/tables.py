@@ -137,11 +137,17 @@ def plan_lines(plan: Plan) -> list[str]:
 
 
 def _activation_lines(plan: Plan) -> list[str]:
-    """What activations add to the predicted loss, and whether the certificate is about them too."""
+    """What activations add to the predicted loss, and whether the certificate is about them too.
+
+    Of an edited plan nothing is predicted: a grid may be another than the one that was scored.
+    """
     if not plan.activations:
         return []
+    line = f"activations: {len(plan.activations)} values in low bits"
+    if plan.predicted_loss is None:
+        return [line]
     loss = sum(value.chosen.predicted_loss for value in plan.activations)
-    line = f"activations: {len(plan.activations)} values in low bits are predicted to lose {loss:.4g}"
+    line = f"{line} are predicted to lose {loss:.4g}"
     if plan.certificate is None:
         return [line]
     counted = "which the certificate counts" if certifies_activations(plan) else "beside the certificate"

@@ -20,6 +20,7 @@ from ..allocator import (
     excesses,
     further_costs,
     layer_activations,
+    parse_budget,
     parse_unit,
 )
 from ..errors import InputError
@@ -45,13 +46,13 @@ def accept_edits(plan: Plan) -> Plan:
     ------
     InputError
         A quantizer or option that does not exist, an option that is not in the plan's option set, or of other
-        bits than its name says, or an edit that breaks one of the plan's own constraints or leads over one of
-        its budgets; says which, and by how much.
+        bits or another kind of range than its name says, or an edit that breaks one of the plan's own
+        constraints or leads over one of its budgets; says which, and by how much.
     """
     # Refuses one that does not exist.
     Quantizer.from_settings(plan.quantizer)
     layers = tuple(_counted(plan, layer) for layer in plan.layers)
-    _check_bits(plan)
+    _check_names(plan)
     accepted = plan if _is_untouched(plan, layers) else _edited(_with_bit_operations(plan), layers)
     rules = converted(accepted.constraints or Constraints(), weight_part)
     check_rules(accepted.model_copy(update={"constraints": rules}), option_names)
@@ -120,16 +121,19 @@ def _with_bit_operations(plan: Plan) -> Plan:
     return plan.model_copy(update={"tables": plan.tables | {BOPS: costs}})
 
 
-def _check_bits(plan: Plan) -> None:
-    """Refuse values whose options do not have the bits that they are named after."""
+def _check_names(plan: Plan) -> None:
+    """Refuse values whose options do not have the bits, or the kind of range, that they are named after."""
     for value in plan.activations:
         for option, choice in value.choices.items():
-            bits = parse_activation(option).bits
-            if choice.bits != bits:
+            named = parse_activation(option)
+            if choice.bits != named.bits:
                 raise InputError(
                     f"value '{value.name}' has {choice.bits} bits under option {option}; an option has the "
-                    f"bits that it is named after, here {bits}"
+                    f"bits that it is named after, here {named.bits}"
                 )
+            if (choice.step is None) != named.dynamic:
+                kind = "no step, as every token finds its own" if named.dynamic else "a step and a zero point"
+                raise InputError(f"value '{value.name}', option {option}: it has {kind}; correct it")
 
 
 def _described(plan: Plan, excess: Spending) -> str:
@@ -140,7 +144,8 @@ def _described(plan: Plan, excess: Spending) -> str:
         )
         remedy = "take bits from a layer"
     else:
-        taken = f"has {excess.quantity} {float(excess.taken):.6g}, {float(over):.6g}"
+        form = parse_budget(excess.budget).total_form()
+        taken = f"has {excess.quantity} {form.text(excess.taken)}, {form.text(over)}"
         remedy = "choose cheaper options"
     return (
         f"the edited plan {taken} more than its budget {excess.budget} allows; {remedy}, or raise the plan's "

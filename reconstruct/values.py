@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ..allocator import ActivationPlan, Plan, assignment_digest
 from ..errors import InputError
-from ..network import Network, dynamic_activation, find_sites, static_activation
+from ..network import Network, Site, dynamic_activation, find_sites, static_activation
 
 __all__ = ["check_values", "plan_values", "with_values"]
 
@@ -39,13 +39,15 @@ def check_values(plan: Plan, network: Network) -> None:
     Raises
     ------
     InputError
-        A value that the network does not have, that other layers read, of another size or with other work, or
-        that a layer reads and the plan leaves out.
+        A value that the network does not have, that other layers read, of another size or with other work,
+        with a range or a zero point that it cannot have, or that a layer reads and the plan leaves out.
     """
     if not plan.activations:
         return
     planned = {value.name: value for value in plan.activations}
     sites = {site.name: site for site in find_sites(network, attention=True)}
+    # Where products are not among the values, those that layers read too may have ranges of every token.
+    by_token = {site.name for site in find_sites(network) if site.by_token}
     needed = {
         name: {reader.layer: reader.macs for reader in site.readers}
         for name, site in sites.items()
@@ -65,12 +67,27 @@ def check_values(plan: Plan, network: Network) -> None:
                 f"has {sites[name].elements} elements and the readers {readers}; write these numbers into "
                 "the plan, or solve again"
             )
+        _check_grid(value, sites[name], by_token=name in by_token)
     for name in needed:
         if name not in planned:
             raise InputError(
                 f"the plan has no entry for the value '{name}', which {', '.join(sorted(needed[name]))} "
                 "reads; every value that a layer reads needs one where activations are stored in low bits"
             )
+
+
+def _check_grid(value: ActivationPlan, site: Site, *, by_token: bool) -> None:
+    """Refuse a range that the solver would not give to a value."""
+    if value.chosen.step is None and not by_token:
+        raise InputError(
+            f"value '{value.name}' has option {value.option}, and cannot have ranges of every token's own, "
+            "since not all its readers are linear layers that read it as it is; choose one with one range"
+        )
+    if site.nonnegative and value.chosen.zero_point:
+        raise InputError(
+            f"value '{value.name}' has the zero point {value.chosen.zero_point} under option {value.option}, "
+            "but is never negative in this network; its zero point is 0"
+        )
 
 
 def _entry(value: ActivationPlan) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
@@ -151,6 +152,26 @@ def test_values_that_are_not_the_networks_are_refused(kinds: Network, low: Plan)
     ):
         with pytest.raises(InputError, match=message):
             check_values(low.model_copy(update={"activations": wrong}), kinds)
+
+
+def test_a_value_has_no_range_that_the_solver_would_not_give_it(kinds: Network, low: Plan) -> None:
+    sites = {site.name: site for site in find_sites(kinds)}
+    seen = set()
+    for value in low.activations:
+        others = [each for each in low.activations if each is not value]
+        site = sites[value.name]
+        token = ActivationChoice(bits=8, predicted_loss=0.0)
+        point = value.chosen.model_copy(update={"zero_point": 2})
+        for option, choice, fits, message in (
+            ("a8d", token, site.by_token, r"cannot have ranges of every token's own"),
+            (value.option, point, not site.nonnegative, r"zero point 2 .* never negative"),
+        ):
+            edited = value.model_copy(update={"option": option, "choices": {option: choice}})
+            plan = low.model_copy(update={"activations": (edited, *others)})
+            seen.add((option == "a8d", fits))
+            with contextlib.nullcontext() if fits else pytest.raises(InputError, match=message):
+                check_values(plan, kinds)
+    assert len(seen) == 4
 
 
 def test_steps_are_learned_with_the_rounding_and_kept_only_where_better(

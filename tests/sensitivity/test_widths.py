@@ -309,6 +309,20 @@ def test_an_option_of_a_value_has_the_bits_of_its_name(profile: Profile) -> None
     plan = solve_plan(profile, None, ["4b"], "layer")
     with pytest.raises(InputError, match=r"value 'x' has 2 bits under option a8; .* here 8"):
         accept_edits(with_first(plan, {"bits": 2}))
+    with pytest.raises(InputError, match=r"value 'x', option a8: it has a step and a zero point"):
+        accept_edits(with_first(plan, {"step": None, "zero_point": None}))
+
+
+def test_an_edit_over_a_budget_is_told_in_the_budgets_own_unit(profile: Profile) -> None:
+    plan = solve_plan(profile, None, ["act_memory=0.25KiB", "bops=8k"], "layer")
+    wide = [value.model_copy(update={"option": "a8"}) for value in plan.activations]
+    for budget, message in (
+        ("act_memory=0.25KiB", r"has act_memory 0\.488282KiB, 0\.238282KiB more"),
+        ("bops=8k", r"has bops [\d.]+k, [\d.]+k more"),
+    ):
+        edited = plan.model_copy(update={"activations": tuple(wide), "budgets": (budget,)})
+        with pytest.raises(InputError, match=rf"{message} than its budget {budget} allows"):
+            accept_edits(edited)
 
 
 def test_uniform_plans_have_every_pair_of_options(profile: Profile) -> None:
