@@ -210,6 +210,8 @@ def capture_skeleton(
     build: Callable[[Any], Any] = architecture
     if example is None:
         example = _blank(config, architecture, context, checkpoint)
+    else:
+        _check_kind(example, architecture, checkpoint)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     where = f"{checkpoint.folder} ({architecture.__name__})"
     try:
@@ -252,9 +254,26 @@ def context_of(checkpoint: Checkpoint, context: int | None = None) -> int:
     return context
 
 
+def _takes_images(model: type[nn.Module]) -> bool:
+    return bool(getattr(model, "main_input_name", "input_ids") == "pixel_values")
+
+
+def _check_kind(example: Tensor, model: type[nn.Module], checkpoint: Checkpoint) -> None:
+    """Refuse token ids for a model of images, and what is no token ids for one of texts."""
+    images = _takes_images(model)
+    if example.is_floating_point() == images and example.ndim == (4 if images else 2):
+        return
+    takes = "images (samples, channels, height, width) as floats" if images else "token ids (samples, tokens)"
+    kind = "floats" if example.is_floating_point() else "whole numbers"
+    raise InputError(
+        f"{checkpoint.folder} ({model.__name__}) takes {takes}, and the data holds {kind}, "
+        f"{tuple(example.shape[1:])} of a sample; give data of that form"
+    )
+
+
 def _blank(config: Any, model: type[nn.Module], context: int | None, checkpoint: Checkpoint) -> Tensor:
     """Zeros in the shape of one sample."""
-    if getattr(model, "main_input_name", "input_ids") != "pixel_values":
+    if not _takes_images(model):
         return torch.zeros((1, context_of(checkpoint, context)), dtype=torch.int64)
     size, channels = getattr(config, "image_size", None), getattr(config, "num_channels", 3)
     sides = [size, size] if isinstance(size, int) else size

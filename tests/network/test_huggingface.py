@@ -113,6 +113,34 @@ def test_a_folder_is_the_network_that_was_saved_and_its_skeleton_has_the_same_la
         assert torch.equal(skeleton.checkpoint.read(skeleton.stored[layer.weight]), network.weight(layer))
 
 
+@pytest.mark.parametrize(
+    ("name", "example", "message"),
+    [
+        (
+            "llama",
+            torch.zeros(2, 16),
+            r"takes token ids \(samples, tokens\), and the data holds floats, \(16,\)",
+        ),
+        (
+            "bert",
+            torch.zeros(2, 4, 4, dtype=torch.int64),
+            r"takes token ids .* holds whole numbers, \(4, 4\)",
+        ),
+        (
+            "vit",
+            torch.zeros(2, 16, dtype=torch.int64),
+            r"takes images \(samples, .* holds whole numbers, \(16,\)",
+        ),
+        ("vit", torch.zeros(2, 32, 32), r"takes images \(samples, channels, .* holds floats, \(32, 32\)"),
+    ],
+)
+def test_data_of_another_kind_than_the_model_takes_is_refused_as_such(
+    name: str, example: Tensor, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=message):
+        load_model(save(build(name), tmp_path), example=example)
+
+
 def test_batch_norms_are_folded_with_the_values_of_the_file(tmp_path: Path) -> None:
     torch.manual_seed(0)
     module = transformers.ResNetForImageClassification(transformers.ResNetConfig(**RESNET)).eval()
