@@ -37,7 +37,7 @@ from .schedule import Values
 from .segments import Segment, cut_segments, kept_values, learned_values
 from .site_samples import SiteSample, sample_sites
 from .sites import Reader, Site, find_sites
-from .tensors import STORED_TYPES, StreamedTensors, overlaid, picked
+from .tensors import STORED_TYPES, StreamedTensors, overlaid, picked, widened
 from .tokens import with_next_tokens
 
 __all__ = [
@@ -105,6 +105,7 @@ __all__ = [
     "spread_order",
     "static_activation",
     "text_form",
+    "widened",
     "with_explicit_activations",
     "with_next_tokens",
 ]

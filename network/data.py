@@ -88,6 +88,26 @@ class Data:
         numbers = None if self.numbers is None else self.numbers[which]
         return replace(self, inputs=self.inputs[which], labels=labels, numbers=numbers)
 
+    def taken_by(self, network: Network) -> Data:
+        """The same with floats of the type that a network takes, such as float16; ids stay.
+
+        Raises
+        ------
+        InputError
+            A value is beyond the range of that type.
+        """
+        wanted = network.inputs[0].dtype
+        if not self.inputs.is_floating_point() or not wanted.is_floating_point:
+            return self
+        inputs = self.inputs.to(wanted)
+        if torch.isfinite(self.inputs).all() and not torch.isfinite(inputs).all():
+            kind, most = str(wanted).removeprefix("torch."), torch.finfo(wanted).max
+            raise InputError(
+                f"{self.name} has values up to {float(self.inputs.abs().max()):g}; the network takes {kind}, "
+                f"which ends at {most:g}: scale them as in training"
+            )
+        return replace(self, inputs=inputs)
+
 
 def load_data(
     spec: str,

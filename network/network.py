@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import difflib
 import math
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -20,7 +20,7 @@ from .find import find_layers
 from .layer import Layer
 from .replay import Replay
 from .schedule import LayerHook, Schedule, ValueHook
-from .tensors import StreamedTensors, outlines, overlaid
+from .tensors import HALF_TYPES, StreamedTensors, outlines, overlaid, widened
 
 __all__ = ["InputShape", "Network", "bits_of"]
 
@@ -225,20 +225,50 @@ class Network:
     def to(self, device: torch.device | str) -> Network:
         """The network on another device; operators that make tensors make them there."""
         target = torch.device(device)
-        graph = fx.Graph()
-        graph.output(graph.graph_copy(self.graph, {}))
-        for node in graph.nodes:
-            node.args = _on_device(node.args, target)
-            node.kwargs = _on_device(node.kwargs, target)
         tensors: Mapping[str, Tensor]
         if isinstance(self.tensors, StreamedTensors):
             tensors = self.tensors.to(target)
         else:
             tensors = {name: tensor.to(target) for name, tensor in self.tensors.items()}
-        moved = Network(graph, tensors, self.inputs, self.float_bits)
-        for layer in [layer for layer in moved.layers if layer.name in self.excluded]:
-            moved = moved.without([layer.name], self.skipped[layer.weight])
-        return moved
+        graph = _graph_with(self.graph, lambda leaf: target if isinstance(leaf, torch.device) else leaf)
+        return self._remade(graph, tensors, self.inputs)
+
+    def widened(self) -> Network:
+        """The same program, computing in float32 what it computes in half precision.
+
+        What slopes are taken of: in half precision those of one sample are rounded to zero before they are
+        squared, and no one scale saves the small ones of a network and spares the large. Where nothing is
+        in half precision it is the network itself, else a copy, whose tensors take twice the memory.
+        """
+        types = {given.dtype for given in self.inputs} | {each.dtype for each in self.outlines.values()}
+
+        def wide(leaf: Any) -> Any:
+            if not isinstance(leaf, torch.dtype):
+                return leaf
+            types.add(leaf)
+            return torch.float32 if leaf in HALF_TYPES else leaf
+
+        # The program may change types by itself.
+        graph = _graph_with(self.graph, wide)
+        if types.isdisjoint(HALF_TYPES):
+            return self
+        tensors: Mapping[str, Tensor]
+        if isinstance(self.tensors, StreamedTensors):
+            tensors = self.tensors.widened()
+        else:
+            tensors = {name: widened(tensor) for name, tensor in self.tensors.items()}
+        return self._remade(
+            graph, tensors, tuple(replace(given, dtype=wide(given.dtype)) for given in self.inputs)
+        )
+
+    def _remade(
+        self, graph: fx.Graph, tensors: Mapping[str, Tensor], inputs: tuple[InputShape, ...]
+    ) -> Network:
+        """The network with another form of the same program and tensors."""
+        made = Network(graph, tensors, inputs, self.float_bits)
+        for layer in [layer for layer in made.layers if layer.name in self.excluded]:
+            made = made.without([layer.name], self.skipped[layer.weight])
+        return made
 
     def overlay(self, tensors: Mapping[str, Tensor] | None) -> Mapping[str, Tensor]:
         """All tensors, those given in place of those stored, and quantizers of values.
@@ -279,5 +309,11 @@ def bits_of(tensors: Iterable[Tensor]) -> int:
     return sum(8 * tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def _on_device(argument: Any, device: torch.device) -> Any:
-    return fx.node.map_aggregate(argument, lambda leaf: device if isinstance(leaf, torch.device) else leaf)
+def _graph_with(graph: fx.Graph, change: Callable[[Any], Any]) -> fx.Graph:
+    """A copy with every argument of its operators changed."""
+    copied = fx.Graph()
+    copied.output(copied.graph_copy(graph, {}))
+    for node in copied.nodes:
+        node.args = fx.node.map_aggregate(node.args, change)
+        node.kwargs = fx.node.map_aggregate(node.kwargs, change)
+    return copied

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import torch
 from torch import Tensor
 
-__all__ = ["STORED_TYPES", "StreamedTensors", "outlines", "overlaid", "picked"]
+__all__ = ["HALF_TYPES", "STORED_TYPES", "StreamedTensors", "outlines", "overlaid", "picked", "widened"]
 
 STORED_TYPES = {
     torch.float64: "F64",
@@ -24,6 +24,8 @@ STORED_TYPES = {
     torch.bool: "BOOL",
 }
 """What tensors of a network may be, each with its name in safetensors files."""
+
+HALF_TYPES = frozenset({torch.float16, torch.bfloat16})
 
 
 class _Cache:
@@ -119,6 +121,16 @@ class StreamedTensors(Mapping[str, Tensor]):
         return StreamedTensors(
             self.outlines, lambda name: self._read(name).to(device), device, self.memory_bytes
         )
+
+    def widened(self) -> StreamedTensors:
+        """The same tensors, each `widened`; what is kept is kept so."""
+        wide = {name: widened(outline) for name, outline in self.outlines.items()}
+        return StreamedTensors(wide, lambda name: widened(self._read(name)), self.device, self.memory_bytes)
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """A tensor in float32 where it is in half precision, else as it is."""
+    return tensor.float() if tensor.dtype in HALF_TYPES else tensor
 
 
 def outlines(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..network import Data, LayerCall, Network, batch_size, float_logits, kl_divergence
+from ..network import Data, LayerCall, Network, batch_size, float_logits, kl_divergence, widened
 from .finalize import Finalized
 from .held_out import learned_and_judged
 from .network_loss import NetworkLoss, surely_less
@@ -75,12 +75,14 @@ def tune_biases(
     if not start:
         return finalized
     learned, judged = learned_and_judged(len(data.inputs), HELD_OUT)
-    some = data.part(slice(learned.stop))
-    reference, judge = float_logits(network, some), NetworkLoss(network, data, judged)
-    fixed, scales = finalized.tensors(network), _output_scales(network, some)
+    judge, fixed = NetworkLoss(network, data, judged), finalized.tensors(network)
+    wide = network.widened()
+    rounded = fixed if wide is network else finalized.tensors(wide)
+    some = data.part(slice(learned.stop)).taken_by(wide)
+    reference, scales = float_logits(wide, some), _output_scales(wide, some)
     # Adam divides by what is 0 in half precision.
     moves = {
-        name: torch.zeros_like(bias, dtype=torch.promote_types(bias.dtype, torch.float32), requires_grad=True)
+        name: torch.zeros_like(bias, dtype=wide.outlines[name].dtype, requires_grad=True)
         for name, bias in start.items()
     }
     adam = torch.optim.Adam(moves.values(), lr=rate)
@@ -90,8 +92,8 @@ def tune_biases(
     for iteration in range(iterations):
         adam.param_groups[0]["lr"] = rate * (1 + math.cos(math.pi * iteration / iterations)) / 2
         index = torch.randint(len(some.inputs), (min(batch, len(some.inputs)),), generator=generator)
-        moved = _moved(start, moves, scales)
-        logits = network.run(some.inputs[index].to(network.device), tensors={**fixed, **moved})
+        moved = {name: widened(bias) for name, bias in _moved(start, moves, scales).items()}
+        logits = wide.run(some.inputs[index].to(wide.device), tensors={**rounded, **moved})
         loss = kl_divergence(reference[index].to(network.device), logits).mean()
         if not loss.requires_grad:
             return finalized

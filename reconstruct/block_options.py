@@ -56,6 +56,8 @@ class BlockOptions:
         method: LearnedRounding,
         cut: str | None = None,
     ) -> None:
+        network = network.widened()
+        data = data.taken_by(network)
         self._network, self._data, self._quantizer = network, data, quantizer
         self._options, self._method, self._cut = tuple(options), method, cut
         self._shapes = layer_shapes(network)

@@ -67,6 +67,8 @@ _known: WeakKeyDictionary[Network, tuple[str, dict[str, Tensor]]] = WeakKeyDicti
 
 
 def _measured(network: Network, data: Data) -> dict[str, Tensor]:
+    network = network.widened()
+    data = data.taken_by(network)
     axes, inputs = sample_axes(network, data), data.inputs
     elements = sum(int(node.meta.get("elements") or 0) for node in network.graph.nodes)
     generator = torch.Generator().manual_seed(0)

@@ -168,6 +168,8 @@ class LearnedRounding:
         """
         with ActivationStore(self.memory_bytes) as activations:
             known = value_tensors(values)
+            network = network.widened()
+            data = data.taken_by(network)
             streams = Streams(network, data, activations, with_float=True, replaced=known)
             blocks = joined_blocks(network, walkable_blocks(network, data), self.granularity)
             total = sum(len(units_of(block, self.granularity)) for block in blocks)

@@ -79,6 +79,8 @@ def score_activations(
         A score is NaN or infinite; names the value and the option. ``Labels.ALL`` for an output with too many
         classes or several positions.
     """
+    network = network.widened()
+    data = data.taken_by(network)
     chosen = choose_samples(network, data, settings.share, settings.seed)
     chunk, axes = _chunk(network, data, settings), sample_axes(network, data)
     if any(axes[site.site.name].shared for site in sites if site.site.name in axes):

@@ -24,6 +24,7 @@ from ..network import (
     kl_divergence,
     measure_quality,
     rows,
+    widened,
 )
 from ..quantizer import Option, Quantizer, parse_option
 from .candidates import OptionWeights, cut_of, layer_options, perturbations
@@ -71,6 +72,11 @@ class Around:
             for layer in network.layers
         ]
         self._reference = float_logits(network, data)
+        self._wide = network.widened()
+        self._wide_data = data.taken_by(self._wide)
+        self._wide_reference = (
+            self._reference if self._wide is network else float_logits(self._wide, self._wide_data)
+        )
         self._deciding_reference = float_logits(network, deciding)
         activations = task.profile.activations
         self._values = {} if activations is None else activations.entries(task.widths)
@@ -160,14 +166,15 @@ class Around:
 
     def part_slope(self, choice: NDArray[np.intp], part: NDArray[np.intp]) -> NDArray[np.float64]:
         """< dL/dW, dW(o) > over some samples, (units, options)."""
-        tensors = self.tensors(choice)
+        tensors = {name: widened(tensor) for name, tensor in self.tensors(choice).items()}
         for layer in self._network.layers:
             tensors[layer.weight].requires_grad_()
         with torch.enable_grad():
             for piece in batches(len(part), batch_size(self._network)):
                 index = torch.from_numpy(part[piece])
-                logits = self._network.run(self._data.inputs[index].to(self._network.device), tensors=tensors)
-                reference = self._reference[index].to(logits.device)
+                given = self._wide_data.inputs[index].to(self._wide.device)
+                logits = self._wide.run(given, tensors=tensors)
+                reference = self._wide_reference[index].to(logits.device)
                 (kl_divergence(reference, logits).sum() / len(part)).backward()  # type: ignore[no-untyped-call]
         strips = []
         for row, layer in enumerate(self._network.layers):

@@ -135,7 +135,8 @@ def score_fisher(
     InputError
         ``Labels.ALL`` for an output with too many classes or several positions.
     """
-    changed = network if around is None else network.replace(around)
+    changed = (network if around is None else network.replace(around)).widened()
+    data = data.taken_by(changed)
     chosen = choose_samples(changed, data, settings.share, settings.seed)
     segments = cut_segments(changed, layer_spans(network.layers, len(options), settings.memory_bytes // 2))
     chunk, positions = _chunk(changed, segments, data, settings)
