@@ -105,6 +105,8 @@ class Source:
             )
             if network.is_streamed:
                 give_back_freed_memory()
+        calibration = calibration.taken_by(network)
+        held_out = held_out.taken_by(network) if held_out is not None else None
         for data in filter(None, (calibration, held_out)):
             check_data(network, data)
         network = network.to(device)

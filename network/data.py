@@ -63,8 +63,8 @@ class Data:
     Attributes
     ----------
     inputs : Tensor
-        `(samples, channels, height, width)` or other floats as float32, or token ids as int64
-        `(samples, tokens)`.
+        `(samples, channels, height, width)` or other floats, float32 unless the network takes another type,
+        see `taken_by`; or token ids as int64 `(samples, tokens)`.
     labels : Tensor or None
         int64, `(samples,)`, or `(samples, tokens)` for a class per token, or `(samples, tokens - 1)` where
         the last one has none.
@@ -144,7 +144,8 @@ def load_data(
     -------
     Data
         uint8 images `(samples, height, width[, channels])` become float32 `(samples, channels, height,
-        width)` divided by 255; other integers become token ids; floats pass as they are.
+        width)` divided by 255; other integers become token ids; other floats become float32, and
+        `Data.taken_by` gives them the type that a network takes.
 
     Raises
     ------

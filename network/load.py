@@ -45,7 +45,9 @@ def load_model(
         A `.safetensors` file with exactly the parameters and buffers of the factory's module.
     example : Tensor, optional
         A few samples of the calibration data, `(samples, ...)`. Required for a factory; a `.pt2` file
-        knows the shape of its input, and so does a folder.
+        knows the shape of its input, and so does a folder. Floats are given in the type that the network
+        takes: the one it was exported with, or else as they are, or as a factory's module has its parameters
+        where it does not run on them so. `Data.taken_by` gives data that type.
     context : int, optional
         Tokens per sample of a language model from a folder, where there is no example.
     memory_bytes : int, optional
@@ -67,7 +69,9 @@ def load_model(
                 f"{spec} holds its own weights; leave --weights out, or name the factory of the module"
             )
         program = load_archive(Path(spec))
-        return capture_program(program, _blank_samples(program, spec) if example is None else example)
+        taken = _inputs_of(program)
+        samples = _blank_samples(taken, spec) if example is None else _in_type(example, taken[0].dtype)
+        return capture_program(program, samples)
     source = parse_source(spec, "a model: neither hf:folder, a .pt2 file nor a Python factory")
     if example is None:
         raise InputError(f"capturing {spec} takes a few inputs; give calibration data with --data")
@@ -76,7 +80,24 @@ def load_model(
             raise InputError(f"{spec} returned {type(module).__name__}; it must return a torch.nn.Module")
         if weights is not None:
             load_weights(module, Path(weights))
+        return _capture_taking(module, example)
+
+
+def _capture_taking(module: nn.Module, example: Tensor) -> Network:
+    """Capture a module on floats as they are, or else in the type of its parameters."""
+    try:
         return capture(module, example)
+    except InputError:
+        # A module may take float32 and change types by itself; whether it does is seen by running it.
+        own = _in_type(example, next((each.dtype for each in module.parameters()), example.dtype))
+        if own.dtype == example.dtype:
+            raise
+    return capture(module, own)
+
+
+def _in_type(example: Tensor, dtype: torch.dtype) -> Tensor:
+    """Floats in another type of floats; others as they are."""
+    return example.to(dtype) if example.is_floating_point() and dtype.is_floating_point else example
 
 
 def text_form(spec: str, context: int | None = None) -> tuple[Path | None, int | None]:
@@ -106,18 +127,21 @@ def text_form(spec: str, context: int | None = None) -> tuple[Path | None, int |
     return folder, context_of(open_checkpoint(folder), context)
 
 
-def _blank_samples(program: ExportedProgram, what: str) -> tuple[Tensor, ...]:
-    """Zeros in the shapes the program was exported with, for a batch of two."""
+def _inputs_of(program: ExportedProgram) -> list[Tensor]:
+    """The inputs that a program was exported with, without values."""
     kinds = {spec.arg.name: spec.kind for spec in program.graph_signature.input_specs}
     values: list[Any] = [
         node.meta["val"]
         for node in program.graph.find_nodes(op="placeholder")
         if kinds[node.name] == InputKind.USER_INPUT
     ]
+    return [value for value in values if isinstance(value, Tensor)]
+
+
+def _blank_samples(taken: list[Tensor], what: str) -> tuple[Tensor, ...]:
+    """Zeros in the shapes the program was exported with, for a batch of two."""
     samples = []
-    for value in values:
-        if not isinstance(value, Tensor):
-            continue
+    for value in taken:
         shape = tuple(value.shape[1:])
         if not all(isinstance(size, int) for size in shape):
             raise InputError(f"{what} takes inputs of several sizes; give calibration data with --data")

@@ -34,6 +34,10 @@ def small():
     return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 5))
 
 
+def typed(kind):
+    return small().to(getattr(torch, kind))
+
+
 def without_layers():
     return nn.Sequential(nn.ReLU(), nn.Flatten())
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -183,6 +184,21 @@ def test_a_users_network_goes_the_same_way(
     assert [layer["name"] for layer in outcome.json["plan"]["layers"]] == ["0", "3"]
     assert outcome.json["plan"]["measured"]["accuracy"] is not None
     assert apportion.load(out)(torch.zeros(3, 1, 8, 8)).shape == (3, 5)
+
+
+@pytest.mark.parametrize(("kind", "given"), [("float16", np.float16), ("bfloat16", np.float32)])
+def test_a_network_in_half_precision_takes_floats_of_any_type(
+    allocate: Any, nets: Path, save_inputs: Any, tmp_path: Path, kind: str, given: type
+) -> None:
+    inputs, out = np.random.default_rng(0).normal(size=(16, 1, 8, 8)).astype(given), tmp_path / "run"
+    data, held_out = save_inputs(inputs), save_inputs(inputs.astype(np.float64), "held_out.npz")
+    outcome = allocate(
+        "--budget", "4b", "--model", f"{nets}:typed('{kind}')", "--data", data, "--eval-data", held_out,
+        "--options", "w2..4", "--method", "nearest", "--unit", "layer", "--out", out,
+    )  # fmt: skip
+    assert outcome.code == 0, outcome
+    dtype = getattr(torch, kind)
+    assert apportion.load(out)(torch.zeros(3, 1, 8, 8, dtype=dtype)).dtype == dtype
 
 
 def test_a_pt2_file_needs_no_data_but_calibration(allocate: Any, save_inputs: Any, tmp_path: Path) -> None:

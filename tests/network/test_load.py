@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from apportion.errors import InputError
-from apportion.network import load_model
+from apportion.network import Data, load_model
 
 SOURCE = """
 import torch
@@ -39,6 +39,17 @@ def tied():
 
 def lazy():
     return nn.Sequential(nn.LazyLinear(6))
+
+def typed(kind):
+    return nn.Linear(4, 6).to(getattr(torch, kind))
+
+class Casting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 6).half()
+
+    def forward(self, x):
+        return self.layer(x.half())
 
 def broken():
     return [][3]
@@ -129,6 +140,31 @@ def test_a_file_that_does_not_import_is_refused(tmp_path: Path, text: str) -> No
 def test_a_factory_needs_an_example(source: str) -> None:
     with pytest.raises(InputError, match="give calibration data with --data"):
         load_model(f"{source}:plain")
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16", "float32", "float64"])
+def test_floats_are_given_in_the_type_that_the_network_takes(source: str, tmp_path: Path, kind: str) -> None:
+    dtype = getattr(torch, kind)
+    module = nn.Linear(4, 6).to(dtype)
+    rows = {0: torch.export.Dim("rows")}
+    program = torch.export.export(module, (X.to(dtype),), dynamic_shapes=(rows,))
+    torch.export.save(program, tmp_path / "net.pt2")
+    for spec in (f"{source}:typed('{kind}')", str(tmp_path / "net.pt2")):
+        network = load_model(spec, example=X)
+        assert network.inputs[0].dtype == dtype
+        output = network.run(Data(X, None, "normal").taken_by(network).inputs)
+        assert output.dtype == dtype
+    assert load_model(str(tmp_path / "net.pt2")).inputs[0].dtype == dtype
+
+
+def test_a_module_that_changes_types_by_itself_is_given_floats_as_they_are(source: str) -> None:
+    assert load_model(f"{source}:Casting", example=X).inputs[0].dtype == torch.float32
+
+
+def test_data_that_no_type_makes_fit_is_refused(source: str) -> None:
+    for inputs in (torch.randn(3, 5), torch.zeros(3, 4, dtype=torch.int64)):
+        with pytest.raises(InputError, match="does not run on the given data"):
+            load_model(f"{source}:typed('float16')", example=inputs)
 
 
 def test_weights_are_read_into_the_module(source: str, tmp_path: Path) -> None:
