@@ -29,13 +29,13 @@ _RANGES = (
     ("batch", 1, 10**6),
     ("rate", 1e-9, 10.0),
     ("step_rate", 0.0, 1.0),
-    ("pull", 0.0, 1e3),
+    ("pull", 0.0, 1e6),
     ("warmup", 0.0, 1.0),
     ("soften", 0.0, 1.0),
     ("drop", 0.0, 1.0),
     ("seed", 0, 2**62),
 )
-SETTLED = 1e-3
+SETTLED, NEARLY_SETTLED = 1e-3, 0.05
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,9 @@ class Learning:
     rate : float
         Learning rate.
     pull : float
-        Weight of the regulariser that draws every weight to one of its two values, relative to the unit's
-        error before learning.
+        Weight of the regulariser that draws every weight to one of its two values: that of all weights of
+        the unit together, relative to its error before learning. One weight's share of that error falls with
+        their number, and so does what it takes to move it.
     warmup : float
         Share of the iterations without that regulariser.
     step_rate : float
@@ -76,7 +77,7 @@ class Learning:
     batch: int = 8
     rate: float = 2e-2
     step_rate: float = 1e-3
-    pull: float = 1e-3
+    pull: float = 300.0
     warmup: float = 0.2
     soften: float = 0.5
     drop: float = 0.0
@@ -122,12 +123,15 @@ class Learned:
     ----------
     layers : tuple of StoredLayer
     iterations : int
+    unsettled : float
+        Share of the weights that were still between their two values and were rounded at the end.
     values : dict of str to Tensor
         What quantizes the values whose steps were learned, as `value_tensors` names it.
     """
 
     layers: tuple[StoredLayer, ...]
     iterations: int
+    unsettled: float
     values: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -164,7 +168,7 @@ def learn_rounding(
     A weight is ``(low + gap h(V)) exp(t)`` with ``h(V) = clip(1.2 sigmoid(V) - 0.1, 0, 1)`` (AdaRound,
     equation 23) and one t for each output channel, and V and t minimise
 
-        error / scale + pull * sum (1 - |2 h - 1|^beta)
+        error / scale + pull * mean (1 - |2 h - 1|^beta)
 
     where beta falls from 20 to 2, so that first the weights near an end and then all others go to it.
 
@@ -213,7 +217,11 @@ def learn_rounding(
         error = _batch_error(region, data, changed, tensors, samples, settings, generator) / scale
         if not error.requires_grad:
             return None
-        slope, *slopes = torch.autograd.grad(error, (weights, *steps.parameters), materialize_grads=True)
+        slope, *slopes = (
+            # A root of exactly 0 has no finite slope; what has none is moved by the pull alone.
+            torch.nan_to_num(each, 0.0, 0.0, 0.0)
+            for each in torch.autograd.grad(error, (weights, *steps.parameters), materialize_grads=True)
+        )
         falling = (1 + math.cos(math.pi * iteration / settings.iterations)) / 2
         adam.param_groups[1]["lr"] = settings.step_rate * falling
         for each, own in zip(steps.parameters, slopes, strict=True):
@@ -221,21 +229,22 @@ def learn_rounding(
         slope = slope * gap
         if iteration >= warm:
             progress = (iteration - warm) / max(1, settings.iterations - warm)
-            slope += settings.pull * _pull_slope(share, FIRST_BETA + (LAST_BETA - FIRST_BETA) * progress)
+            beta = FIRST_BETA + (LAST_BETA - FIRST_BETA) * progress
+            slope += settings.pull / len(low) * _pull_slope(share, beta)
         inside = (stretched > 0) & (stretched < 1)
         latent.grad = slope * (STRETCH_HIGH - STRETCH_LOW) * sigmoid * (1 - sigmoid) * inside
         adam.step()
         if iteration % CHECK_EVERY == 0 and bool((torch.minimum(share, 1 - share) < SETTLED).all()):
             break
     up = latent > 0
+    between = (torch.minimum(share, 1 - share) > NEARLY_SETTLED).float().mean()
     chosen = torch.split(up, [bracket.low.numel() for bracket in brackets])
     with torch.no_grad():
         stored = [
             bracket.choose(each.view_as(bracket.low)) for bracket, each in zip(brackets, chosen, strict=True)
         ]
-        return Learned(
-            steps.of_layers(stored) if settings.step_rate else tuple(stored), iteration + 1, steps.values()
-        )
+        finished = steps.of_layers(stored) if settings.step_rate else tuple(stored)
+        return Learned(finished, iteration + 1, float(between), steps.values())
 
 
 class _Steps:

@@ -50,6 +50,9 @@ class UnitReport:
         Whether the learned rounding was better and is kept.
     iterations : int
         0 where nothing was learned: the start was so good, or no slope reaches the weights.
+    unsettled : float
+        Share of the weights that had come to neither of their two values when the iterations ended, and were
+        rounded then: where it is large, more of them help.
     seconds : float
     """
 
@@ -58,6 +61,7 @@ class UnitReport:
     learned_error: float
     kept: bool
     iterations: int
+    unsettled: float
     seconds: float
 
 
@@ -78,7 +82,8 @@ class LearnedRounding:
     granularity : Granularity
         ``layer`` is AdaRound, the others BRECQ's.
     start : Gptq or None
-        Where learning starts, and what it must beat; None: rounding to nearest.
+        Where learning starts, and what it must beat; None: rounding to nearest. A unit that does not beat it
+        is as `start` makes it from all of the calibration data.
     fisher : bool
         Weigh the error of a unit's output by the diagonal of the Fisher information there; else positions
         of outlying energy count less, see `level_weights`, and all others the same.
@@ -231,17 +236,10 @@ class LearnedRounding:
         before = dict(streams.replaced)
         seen, judged_on = learned_and_judged(len(streams.data.inputs), self.held_out)
         learned_from = seen.stop
-        starts = [nearest[layer.name] for layer in layers]
-        if self.start is None:
-            for layer, stored in zip(layers, starts, strict=True):
-                streams.replace(layer, stored)
-        else:
-            starts = [
-                gptq_next(streams, layer, stored, self.start, learned_from)
-                for layer, stored in zip(layers, starts, strict=True)
-            ]
+        rounded = [nearest[layer.name] for layer in layers]
         if layers[0].lookups:
-            return None, Finalized(tuple(starts))
+            return None, Finalized(self._begun(streams, layers, rounded, len(streams.data.inputs)))
+        starts = self._begun(streams, layers, rounded, learned_from)
         started = dict(streams.replaced)
         streams.replaced = before
         region, data = unit_data(streams, block, layers, fisher=self.fisher, seed=self.learning.seed)
@@ -276,19 +274,33 @@ class LearnedRounding:
                     streams.replace(layer, stored)
                 error = output_error(region, data, streams.replaced, judged_on) / size
         kept = learned is not None and error < start_error
-        if not kept:
-            streams.replaced = started
         report = UnitReport(
             layers=tuple(layer.name for layer in layers),
             start_error=start_error,
             learned_error=error,
             kept=kept,
             iterations=learned.iterations if learned is not None else 0,
+            unsettled=learned.unsettled if learned is not None else 0.0,
             seconds=time.perf_counter() - began,
         )
-        if learned is None or not kept:
-            return report, Finalized(tuple(starts))
-        return report, Finalized(learned.layers, values=activation_entries(learned.values))
+        if learned is not None and kept:
+            return report, Finalized(learned.layers, values=activation_entries(learned.values))
+        # What judged the unit is no longer needed for that.
+        streams.replaced = before
+        return report, Finalized(self._begun(streams, layers, rounded, len(streams.data.inputs)))
+
+    def _begun(
+        self, streams: Streams, layers: Sequence[Layer], nearest: Sequence[StoredLayer], samples: int
+    ) -> tuple[StoredLayer, ...]:
+        """The layers of a unit without learning, from the first samples; they join the network."""
+        if self.start is not None:
+            return tuple(
+                gptq_next(streams, layer, stored, self.start, samples)
+                for layer, stored in zip(layers, nearest, strict=True)
+            )
+        for layer, stored in zip(layers, nearest, strict=True):
+            streams.replace(layer, stored)
+        return tuple(nearest)
 
 
 def _learnable(region: Region, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
