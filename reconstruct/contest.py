@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..allocator import Guard, Plan, Reconstruction
 from ..errors import NotFiniteError
 from ..network import Data, Network
 from .finalize import Finalized
-from .judge import Judged, judge
+from .judge import Finalize, Judged, judge
 from .method import Method
 from .named import MethodName
 from .rounding import LearnedRounding
@@ -46,6 +46,75 @@ class Compared:
     expected: bool
 
 
+@dataclass(frozen=True)
+class _Entered:
+    """What competes, and how it is carried out; as `contest` has them."""
+
+    network: Network
+    plans: Sequence[Plan]
+    uniform: Plan | None
+    data: Data
+    methods: Callable[[MethodName], Method]
+    carry_out: CarryOut
+
+    def by(self, name: MethodName) -> Judged:
+        """All by a method; by a dear one what is worth it."""
+        screened = _tried(lambda: self.judged(MethodName.GPTQ)) if name.is_dear else None
+        return self.learned(name, screened) if isinstance(screened, Judged) else self.judged(name)
+
+    def judged(self, name: MethodName) -> Judged:
+        """All by a method."""
+        return judge(self.network, self.plans, self.uniform, self.data, self._finalize(self.methods(name)))
+
+    def learned(self, name: MethodName, screened: Judged) -> Judged:
+        """The plans that are near the best after GPTQ, by a dear method.
+
+        A uniform plan that is not among them is compared as GPTQ left it while that is worse than what is
+        kept, and by the method where it is not.
+        """
+        most = SCREEN * screened.kept.quality.loss
+        near = [candidate.plan for candidate in screened.plans if candidate.quality.loss <= most]
+        if not near:
+            # Only the uniform plan is good: it competes with the best of the solved ones.
+            best = sorted(screened.plans, key=lambda candidate: candidate.quality.loss)[:1]
+            near = [candidate.plan for candidate in best]
+        finalize, uniform = self._finalize(self.methods(name)), screened.uniform
+        if uniform is None or uniform.quality.loss <= most:
+            return judge(self.network, near, None if uniform is None else uniform.plan, self.data, finalize)
+        found = judge(self.network, near, None, self.data, finalize)
+        kept = found.kept
+        if uniform.quality.loss < kept.quality.loss:
+            both = judge(
+                self.network,
+                [kept.plan],
+                uniform.plan,
+                self.data,
+                lambda plan: kept.finalized if plan is kept.plan else finalize(plan),
+            )
+            return replace(both, plans=found.plans)
+        guard = Guard(
+            option=uniform.plan.uniform_name(),
+            uniform_loss=uniform.quality.loss,
+            plan_loss=kept.quality.loss,
+            kept="plan",
+            data=kept.quality.data,
+        )
+        kept = replace(kept, plan=kept.plan.model_copy(update={"guard": guard}))
+        return replace(found, kept=kept, uniform=uniform)
+
+    def expected(self, screened: Judged) -> float | None:
+        """What BRECQ makes of the loss of the plan kept after GPTQ; None where its output is not finite."""
+        cheap, quick = screened.kept, self._finalize(_quick(self.methods(MethodName.BRECQ)))
+        looked = _tried(lambda: judge(self.network, [cheap.plan], None, self.data, quick))
+        if isinstance(looked, NotFiniteError):
+            return None
+        # In logarithms.
+        return cheap.quality.loss * (looked.kept.quality.loss / cheap.quality.loss) ** 2
+
+    def _finalize(self, method: Method) -> Finalize:
+        return lambda plan: self.carry_out(method, plan)
+
+
 def contest(
     network: Network,
     plans: Sequence[Plan],
@@ -58,73 +127,66 @@ def contest(
 ) -> Judged:
     """Finalize and measure the plans that compete, and the best uniform one; keep the one of least loss.
 
-    Learned rounding takes minutes and more, so that plans far behind after GPTQ are left as GPTQ made them.
-    Where the method is chosen here, one by which no output is finite drops out while another remains.
+    Learned rounding takes minutes and more, so that plans far behind after GPTQ are left as GPTQ made them,
+    but for a uniform one that even so is better than what was learned. Where the method is chosen here, one
+    by which no output is finite drops out while another remains.
 
     Parameters
     ----------
     plans, uniform, data
         As `judge`.
     method : MethodName or None
-        None takes the cheapest of rounding to nearest, GPTQ and BRECQ that comes within `MARGIN` of the best,
-        or within 0.002 nats. What BRECQ would reach is extrapolated from a fifth of its iterations.
+        None takes the cheapest of rounding to nearest, GPTQ and BRECQ whose loss is at most `MARGIN` times
+        that of the best of them, or at most 0.002 nats above it. What BRECQ would reach is extrapolated from
+        a fifth of its iterations, and not asked where another loses no more than those 0.002 nats. Once BRECQ
+        is carried out, the best of all that was measured is kept.
     methods : callable
         From a name to the method.
     carry_out : callable
         Finalizes a plan by a method.
     on_compared : callable, optional
-        Told what the automatic choice learns.
+        Told what the automatic choice learns; of BRECQ first what is expected, then what is measured.
 
     Raises
     ------
     NotFiniteError
         The output of none of the quantized networks is finite.
     """
-
-    def judged(name: MethodName, plans: Sequence[Plan], uniform: Plan | None) -> Judged:
-        chosen = methods(name)
-        return judge(network, plans, uniform, data, lambda plan: carry_out(chosen, plan))
-
+    entered = _Entered(network, plans, uniform, data, methods, carry_out)
     if method is not None:
-        if not method.is_dear:
-            return _stated(judged(method, plans, uniform), method, {}, data)
-        screened = _tried(lambda: judged(MethodName.GPTQ, plans, uniform))
-        if isinstance(screened, NotFiniteError):
-            return _stated(judged(method, plans, uniform), method, {}, data)
-        return _stated(_learned(screened, lambda *them: judged(method, *them)), method, {}, data)
+        return _stated(entered.by(method), method, {}, data)
 
-    compared: dict[str, float] = {}
+    compared: dict[MethodName, float] = {}
+    measured: dict[MethodName, Judged] = {}
 
     def told(name: MethodName, loss: float, *, expected: bool = False) -> None:
         compared[name] = loss
         on_compared(Compared(name, loss, expected))
 
-    nearest = _tried(lambda: judged(MethodName.NEAREST, plans, uniform))
-    if isinstance(nearest, Judged):
-        told(MethodName.NEAREST, nearest.kept.quality.loss)
-        if nearest.kept.quality.loss <= UNSEEN:
-            return _stated(nearest, MethodName.NEAREST, compared, data)
-    screened = _tried(lambda: judged(MethodName.GPTQ, plans, uniform))
-    if isinstance(screened, NotFiniteError):
-        if isinstance(nearest, NotFiniteError):
-            raise nearest
+    def tried(name: MethodName, judged: Callable[[], Judged]) -> Judged | NotFiniteError:
+        found = _tried(judged)
+        if isinstance(found, Judged):
+            measured[name] = found
+            told(name, found.kept.quality.loss)
+        return found
+
+    nearest = tried(MethodName.NEAREST, lambda: entered.judged(MethodName.NEAREST))
+    if isinstance(nearest, Judged) and nearest.kept.quality.loss <= UNSEEN:
         return _stated(nearest, MethodName.NEAREST, compared, data)
-    cheap = screened.kept
-    told(MethodName.GPTQ, cheap.quality.loss)
-    if isinstance(nearest, Judged) and not _pays(nearest.kept.quality.loss, cheap.quality.loss):
-        return _stated(nearest, MethodName.NEAREST, compared, data)
-    if cheap.quality.loss > UNSEEN:
-        quick = _quick(methods(MethodName.BRECQ))
-        looked = _tried(lambda: judge(network, [cheap.plan], None, data, lambda plan: carry_out(quick, plan)))
-        if isinstance(looked, Judged):
-            # In logarithms.
-            expected = cheap.quality.loss * (looked.kept.quality.loss / cheap.quality.loss) ** 2
+    screened = tried(MethodName.GPTQ, lambda: entered.judged(MethodName.GPTQ))
+    if not measured:
+        assert isinstance(nearest, NotFiniteError)
+        raise nearest
+    if isinstance(screened, Judged) and min(compared.values()) > UNSEEN:
+        expected = entered.expected(screened)
+        if expected is not None:
             told(MethodName.BRECQ, expected, expected=True)
-            if _pays(cheap.quality.loss, expected):
-                found = _tried(lambda: _learned(screened, lambda *them: judged(MethodName.BRECQ, *them)))
-                if isinstance(found, Judged):
-                    return _stated(found, MethodName.BRECQ, compared, data)
-    return _stated(screened, MethodName.GPTQ, compared, data)
+    name = _cheapest(compared)
+    if isinstance(screened, Judged) and name is MethodName.BRECQ:
+        tried(name, lambda: entered.learned(MethodName.BRECQ, screened))
+        # What that took is spent.
+        name = min(measured, key=lambda each: measured[each].kept.quality.loss)
+    return _stated(measured[name], name, compared, data)
 
 
 def _tried(judged: Callable[[], Judged]) -> Judged | NotFiniteError:
@@ -142,39 +204,16 @@ def _quick(method: Method) -> Method:
     return replace(method, learning=replace(method.learning, iterations=few))
 
 
-def _pays(cheap: float, dear: float) -> bool:
-    """Whether the dearer method is better by enough."""
-    return cheap > MARGIN * dear and cheap > dear + UNSEEN
+def _cheapest(compared: Mapping[MethodName, float]) -> MethodName:
+    """The first of the methods, cheapest first, that comes near the best."""
+    best = min(compared.values())
+    return next(name for name, loss in compared.items() if loss <= max(MARGIN * best, best + UNSEEN))
 
 
-def _learned(screened: Judged, judged: Callable[[Sequence[Plan], Plan | None], Judged]) -> Judged:
-    """The plans that are near the best after GPTQ judged again; the others as they are."""
-    most = SCREEN * screened.kept.quality.loss
-    near = [candidate.plan for candidate in screened.plans if candidate.quality.loss <= most]
-    uniform = screened.uniform
-    has_uniform = uniform is not None and uniform.quality.loss <= most
-    if not near:
-        # Only the uniform plan is good: it competes with the best of the solved ones.
-        best = sorted(screened.plans, key=lambda candidate: candidate.quality.loss)[:1]
-        near = [candidate.plan for candidate in best]
-    found = judged(near, uniform.plan if uniform is not None and has_uniform else None)
-    if has_uniform or uniform is None:
-        return found
-    # Not learned for, and so compared as GPTQ left it.
-    plan = found.kept.plan
-    guard = Guard(
-        option=uniform.plan.uniform_name(),
-        uniform_loss=uniform.quality.loss,
-        plan_loss=found.kept.quality.loss,
-        kept="plan",
-        data=found.kept.quality.data,
-    )
-    kept = replace(found.kept, plan=plan.model_copy(update={"guard": guard}))
-    return replace(found, kept=kept, uniform=uniform)
-
-
-def _stated(judged: Judged, method: MethodName, compared: dict[str, float], data: Data) -> Judged:
+def _stated(judged: Judged, method: MethodName, compared: Mapping[MethodName, float], data: Data) -> Judged:
     """The plan that is kept says how its weights were found."""
-    how = Reconstruction(method=method, compared=compared, data=data.name)
+    how = Reconstruction(
+        method=method, compared={str(name): loss for name, loss in compared.items()}, data=data.name
+    )
     plan = judged.kept.plan.model_copy(update={"reconstruction": how})
     return replace(judged, kept=replace(judged.kept, plan=plan))
