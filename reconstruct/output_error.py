@@ -78,6 +78,15 @@ class OutputError:
         gram = self.gram[:, :-1, :-1] - total.mT @ total / count
         return OutputError(gram, self.product[:, :, :-1] - self.product[:, :, -1:] @ total / count)
 
+    def around(self, rows: Tensor) -> OutputError:
+        """The error above that of some rows, as a function of how far other rows q are from these r.
+
+        ``(q - r) H (q - r)' - 2 (q - r) (p - r H)'``: where both are near the best, the terms of `of_rows`
+        are many times what they differ by, and single precision leaves nothing of that.
+        """
+        given = rows.to(self.gram.dtype).view_as(self.product)
+        return OutputError(self.gram, self.product - given @ self.gram)
+
     def single(self) -> OutputError:
         """The same in single precision, in units of the mean diagonal of H."""
         mean = self.gram.diagonal(dim1=1, dim2=2).mean()

@@ -83,8 +83,8 @@ def learn_layer(start: StoredLayer, error: OutputError, settings: StraightThroug
     """
     stored = start.dequantize()
     cut = start.cut or LayerCut(*stored.shape)
-    fast = error.single()
-    best, least = start, sums_of_sharing(start, fast.of_rows(stored))
+    fast = error.around(stored).single()
+    best, least = start, stored.new_zeros(len(stored))
     first = [part.rows.steps for part in start.parts]
     latent = cut.to_rows(stored) / _unit(start, cut)
     stretch = [torch.zeros_like(steps) for steps in first]
@@ -98,15 +98,15 @@ def learn_layer(start: StoredLayer, error: OutputError, settings: StraightThroug
         _put_back(latent, unit, layer)
         grid = LayerGrid(layer)
         layer = grid.stored(grid.nearest(latent * unit))
-        values = layer.dequantize()
-        found = sums_of_sharing(start, fast.of_rows(values))
+        moved = layer.dequantize() - stored
+        found = sums_of_sharing(start, fast.of_rows(moved))
         better = found < least
         least = torch.where(better, found, least)
         best = chosen_channels(best, layer, better)
         decay = (1 + math.cos(math.pi * iteration / settings.iterations)) / 2
         adam.param_groups[0]["lr"] = settings.rate * decay
         adam.param_groups[1]["lr"] = settings.step_rate * decay
-        slope = cut.to_rows(fast.slope(values))
+        slope = cut.to_rows(fast.slope(moved))
         if iteration == 0:
             for part in start.parts:
                 # Of each option by itself: slopes of 8 bits are nothing beside those of 2.
