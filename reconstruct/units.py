@@ -164,7 +164,8 @@ def _fisher(streams: Streams, exit_: str, leaving: Activations, seed: int) -> Ac
     """Squared derivatives of the log-probability of labels that the float network draws, mean 1.
 
     ``(d log p(y_n | x_n) / d z_n)^2`` with z the unit's output: one draw of the Fisher information's diagonal
-    for each sample. None where no slope reaches z.
+    for each sample. One with slopes that are not finite, such as those of a root at zero, has ones. None
+    where no slope reaches z.
     """
     if not leaving.values.is_floating_point():
         return None
@@ -183,8 +184,12 @@ def _fisher(streams: Streams, exit_: str, leaving: Activations, seed: int) -> Ac
         return slope.float().square()
 
     found = streams.store.compute(len(leaving), squares)
-    mean = found.values.mean(dtype=torch.float64)
+    parts = torch.split(found.values, ACTIVATION_BATCH)
+    means = torch.cat([part.flatten(1).mean(1, dtype=torch.float64) for part in parts])
+    is_finite = means.isfinite()
+    mean = means[is_finite].mean()
     if not mean > 0:
         return None
     found.values.div_(mean)
+    found.values[~is_finite] = 1.0
     return found

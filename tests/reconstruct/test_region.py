@@ -5,6 +5,7 @@ from __future__ import annotations
 from copy import copy
 from itertools import pairwise
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -242,3 +243,38 @@ def test_positions_count_alike_where_the_channels_are_on_an_unknown_axis() -> No
         streams.advance(block.entry)
         _, unit = unit_data(streams, block, block.layers, fisher=False, seed=0)
         assert unit.importance is None
+
+
+class Root(nn.Module):
+    """The root of the mean square of every channel, whose slope is infinite where a channel is zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        out: Tensor = self.head(self.conv(maps).relu().square().mean((2, 3)).sqrt())
+        return out
+
+
+def test_a_sample_whose_slopes_are_not_finite_has_weights_of_one() -> None:
+    torch.manual_seed(0)
+    module = Root().eval()
+    images = torch.randn(80, 3, 6, 6)
+    with torch.no_grad():
+        module.conv.bias.fill_(2.0)
+        images[70] = -100 * module.conv.weight[1].sum((1, 2))[:, None, None]
+    data = Data(images, None, "images")
+    network = capture(module, images[:2])
+    block = walkable_blocks(network, data)[0]
+    with ActivationStore(2**30) as store:
+        streams = Streams(network, data, store, with_float=True)
+        streams.advance(block.entry)
+        _, unit = unit_data(streams, block, block.layers, fisher=True, seed=0)
+    assert not bool(unit.target.values[70, 1].any())
+    assert unit.importance is not None
+    weights = unit.importance.values
+    assert torch.equal(weights[70], torch.ones_like(weights[70]))
+    others = weights[torch.arange(80) != 70]
+    assert bool(others.isfinite().all())
+    assert float(others.mean()) == pytest.approx(1.0, rel=1e-5)
