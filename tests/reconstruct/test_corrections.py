@@ -86,3 +86,11 @@ def test_bias_correction_is_made_only_where_it_helps_samples_that_it_does_not_se
     if found is not given:
         by_hand = correct_biases(network, seen, given).biases
         assert all(torch.equal(found.biases[name], bias) for name, bias in by_hand.items())
+
+
+@pytest.mark.parametrize("correction", list(Correction))
+def test_a_single_sample_that_judges_lets_nothing_be_corrected(
+    network: Network, data: Data, plan_of: PlanOf, correction: Correction
+) -> None:
+    given = Nearest().finalize(network, plan_of(network, ["w2"]), data)
+    assert correct(network, Data(data.inputs[:2], None, "two"), given, correction) is given

@@ -39,7 +39,17 @@ def test_only_differences_beyond_chance_count() -> None:
     assert not surely_less(base + 0.2 + noise, base)
     assert surely_less(base, base * torch.inf)
     assert not surely_less(base * torch.inf, base)
-    assert surely_less(base[:1] - 0.1, base[:1])
+
+
+def test_few_samples_must_agree_the_more() -> None:
+    base = torch.full((8,), 3.0, dtype=torch.float64)
+    # The mean is this many standard errors below zero.
+    for errors, count, sure in ((2.3, 8, False), (2.6, 8, True), (10, 2, False), (20, 2, True)):
+        spread = torch.tensor([-1.0, 1.0], dtype=torch.float64).repeat(count // 2)
+        gain = errors * float(spread.std()) / count**0.5
+        assert surely_less(base[:count] + spread - gain, base[:count]) is sure
+    assert not surely_less(base[:1] - 0.1, base[:1])
+    assert surely_less(base[:1], base[:1] * torch.inf)
 
 
 @pytest.mark.parametrize("samples", [1, 2, 3, 16, 1024])
