@@ -46,7 +46,7 @@ class UnitStore:
             (value.name, value.option, value.chosen.step, value.chosen.zero_point)
             for value in plan.activations
         ]
-        of = fingerprint(network.tensors), fingerprint(data), plan.assignment, plan.quantizer, values
+        of = fingerprint(network), fingerprint(data), plan.assignment, plan.quantizer, values
         return cls(folder, f"{method!r} {of!r}")
 
     def save(

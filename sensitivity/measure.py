@@ -62,7 +62,7 @@ def profile_fingerprint(
         chosen |= {"activations": [str(option) for option in activations.options]}
         chosen |= {"ranges": activations.settings()}
     return Fingerprint(
-        weights=fingerprint(network.tensors),
+        weights=fingerprint(network),
         data=fingerprint(data),
         settings=hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest(),
     )
@@ -79,7 +79,7 @@ def check_profile(profile: Profile, wanted: Fingerprint, where: str) -> None:
     differing = [
         what
         for what, found, given in (
-            ("the network's weights", profile.fingerprint.weights, wanted.weights),
+            ("the network (its weights or its program)", profile.fingerprint.weights, wanted.weights),
             ("the calibration data", profile.fingerprint.data, wanted.data),
             ("the options or settings", profile.fingerprint.settings, wanted.settings),
         )

@@ -42,7 +42,7 @@ class _Document(BaseModel):
 
 
 class Fingerprint(_Document):
-    """What the scores belong to: SHA-256 of weights, calibration data, and options with all settings."""
+    """What the scores belong to: SHA-256 of weights with the program, calibration data, and all settings."""
 
     weights: Text
     data: Text

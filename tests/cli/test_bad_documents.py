@@ -22,7 +22,7 @@ def test_the_profile_of_another_network_is_refused_and_force_measures_again(
 ) -> None:
     model = ("--model", f"{nets}:small", "--data", save_inputs(), "--options", "w2,w4,w8")
     message = refused("--budget", "4b", "--out", profiled, *model)
-    assert "the network's weights and the calibration data differ" in message
+    assert "the network (its weights or its program) and the calibration data differ" in message
     assert "--force" in message
     before = contents(profiled)
     outcome = allocate("profile", "--force", "--json", "--out", profiled, *model)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from apportion.allocator import ActivationChoice, ActivationPlan, Plan
-from apportion.network import Data, Network
+from apportion.network import Data, Network, capture
 from apportion.reconstruct import (
     AdaQuant,
     Corrected,
@@ -121,3 +123,22 @@ def test_units_of_other_zero_points_are_not_seen(
 
     seen: set[Path] = set()
     assert stored(3) != stored(7)
+
+
+def test_units_of_another_program_with_the_same_tensors_are_not_seen(
+    plan_of: Callable[..., Plan], tmp_path: Path
+) -> None:
+    class Wave(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (3 * x).sin()
+
+    inputs = torch.randn(64, 12, generator=torch.Generator().manual_seed(2))
+    drawn = Data(inputs, None, "normal")
+    found = []
+    for between in nn.ReLU(), Wave():
+        torch.manual_seed(0)
+        network = capture(nn.Sequential(nn.Linear(12, 16), between, nn.Linear(16, 5)).eval(), inputs[:2])
+        chosen = plan_of(network, ["w2"])
+        found.append(Gptq().finalize(network, chosen, drawn, store=tmp_path))
+        assert same(found[-1], Gptq().finalize(network, chosen, drawn))
+    assert not same(*found)

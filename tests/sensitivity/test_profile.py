@@ -112,14 +112,17 @@ def test_a_score_that_is_not_finite_names_layer_and_option(
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ("weights", "the network's weights differ"),
+        ("weights", r"the network \(its weights or its program\) differ"),
         ("data", "the calibration data differ"),
         ("options", "the options or settings differ"),
         ("quantizer", "the options or settings differ"),
         ("method", "the options or settings differ"),
         ("seed", "the options or settings differ"),
         ("share", "the options or settings differ"),
-        ("weights and seed", "the network's weights and the options or settings differ"),
+        (
+            "weights and seed",
+            r"the network \(its weights or its program\) and the options or settings differ",
+        ),
     ],
 )
 def test_a_profile_of_something_else_is_refused_and_says_what_differs(
