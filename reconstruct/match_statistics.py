@@ -136,7 +136,11 @@ def _by_channel(call: LayerCall, output: Tensor) -> Tensor:
 
 
 def _scaled(layer: StoredLayer, factors: Tensor) -> tuple[StoredLayer, Tensor]:
-    """The layer with the steps of its channels times factors, as far as it has such, and those factors."""
+    """The layer with the steps of its channels times factors, as far as it has such, and what they became."""
     if shares_step(layer):
         return layer, torch.ones_like(factors)
-    return with_factors(layer, factors.float()), factors
+    scaled = with_factors(layer, factors.float())
+    # Steps of 16 bits do not take every factor; of several in a channel, what the channel takes in the mean.
+    before, after = layer.dequantize().double(), scaled.dequantize().double()
+    size = before.square().sum(1)
+    return scaled, torch.where(size > 0, (before * after).sum(1) / size.where(size > 0, 1.0), factors)

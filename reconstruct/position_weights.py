@@ -80,6 +80,8 @@ def _measured(network: Network, data: Data) -> dict[str, Tensor]:
             for call, slope in _slopes(network, given, generator):
                 found = _weights(call, slope, axes.get(call.node, SAMPLES_FIRST), len(given))
                 if found is not None:
+                    # One of very many positions may have all the slope.
+                    found = found.clamp(max=torch.finfo(torch.float16).max)
                     parts.setdefault(call.node, []).append(found.half().cpu())
     whole = {name: torch.cat(each) for name, each in parts.items()}
     return {name: weights for name, weights in whole.items() if len(weights) == len(inputs)}

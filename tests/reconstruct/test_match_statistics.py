@@ -114,3 +114,13 @@ def test_constant_channels_and_shared_layers_stay_finite(plan_of: PlanOf) -> Non
     network = capture(Dead(), data.inputs[:2])
     found = matched(network, data, finalize_nearest(network, plan_of(network, ["w2"])), scale=True)
     assert all(bool(tensor.isfinite().all()) for tensor in found.tensors(network).values())
+
+
+def test_means_agree_with_steps_as_they_are_stored(kinds: Network, kinds_data: Data, plan_of: PlanOf) -> None:
+    rounded = finalize_nearest(kinds, plan_of(kinds, ["w2"]))
+    aim = moments(kinds, kinds_data, {})
+    after = moments(kinds, kinds_data, matched(kinds, kinds_data, rounded, scale=True).tensors(kinds))
+    for layer in kinds.layers:
+        if layer.bias is not None:
+            size = float(aim[layer.name][0].abs().max())
+            torch.testing.assert_close(after[layer.name][0], aim[layer.name][0], rtol=0, atol=1e-5 * size)

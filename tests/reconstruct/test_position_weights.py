@@ -355,3 +355,11 @@ def test_layers_that_read_one_value_have_weights_of_their_own() -> None:
     assert not torch.allclose(expected[0], expected[1], rtol=0.1)
     assert torch.equal(query, expected[0])
     assert torch.equal(key, expected[1])
+
+
+def test_one_of_very_many_positions_may_have_all_the_slope() -> None:
+    data = noise(2, 100_000, 16)
+    network = capture(First().eval(), data.inputs[:2])
+    weights = position_weights(network, data)[network.layers[0].products[0]]
+    assert bool(weights.isfinite().all())
+    assert bool((weights[:, 0] > 60_000).all())
