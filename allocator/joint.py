@@ -21,12 +21,11 @@ from ..errors import InputError
 from .hull import greedy_fill, lower_frontier
 from .multi import MultiProblem
 from .problem import cost_range
-from .solve_multi import solve_multi
+from .solve_multi import good_choice
 
 __all__ = ["JointProblem", "descend", "half_square"]
 
 PROXIMAL_STEPS = 60
-CHOICE_LIMIT_S = 1.0
 LEAST_PROXIMITY, GREATEST_PROXIMITY = 0.25, 1024.0
 
 
@@ -104,15 +103,6 @@ class JointProblem:
         distance: NDArray[np.float64] = (self.squares - 2 * products + own).astype(np.float64) / 2
         return np.maximum(distance, 0.0)
 
-    def choose(self, loss: NDArray[np.float64]) -> NDArray[np.intp]:
-        """A choice within the budgets that is good for a linear loss."""
-        problem = replace(self.linear, loss=loss)
-        if len(problem.budgets) > 1:
-            return solve_multi(problem, time_limit_s=CHOICE_LIMIT_S).choice
-        single = problem.single(0)
-        budget = min(single.budget, cost_range(single).greatest)
-        return greedy_fill(single, lower_frontier(single).choice(budget), budget)
-
 
 def descend(
     joint: JointProblem, start: NDArray[np.intp], *, deadline: float | None = None
@@ -135,13 +125,13 @@ def descend(
     choice, residual = start, joint.residual(start)
     loss = joint.loss_of(start)
     distance = joint.distance(choice)
-    proximity = LEAST_PROXIMITY
+    proximity, choose = LEAST_PROXIMITY, _Chooser(joint.linear)
     for _ in range(PROXIMAL_STEPS):
         if deadline is not None and time.monotonic() >= deadline:
             break
         slope = joint.gradient(residual)
         slope -= slope[units, choice][:, None]
-        moved = joint.choose(slope + proximity * distance)
+        moved = choose(slope + proximity * distance, choice)
         found = joint.loss_of(moved)
         if found < loss:
             choice, loss, residual = moved, found, joint.residual(moved)
@@ -152,6 +142,26 @@ def descend(
         else:
             proximity *= 2
     return choice
+
+
+class _Chooser:
+    """Choices within the budgets that are good for linear losses.
+
+    Under several budgets each starts from the prices of the one before, whose losses are much like its own.
+    """
+
+    def __init__(self, problem: MultiProblem) -> None:
+        self._problem = problem
+        self._prices: NDArray[np.float64] | None = None
+
+    def __call__(self, loss: NDArray[np.float64], known: NDArray[np.intp]) -> NDArray[np.intp]:
+        problem = replace(self._problem, loss=loss)
+        if len(problem.budgets) > 1:
+            choice, self._prices = good_choice(problem, known, self._prices)
+            return choice
+        single = problem.single(0)
+        budget = min(single.budget, cost_range(single).greatest)
+        return greedy_fill(single, lower_frontier(single).choice(budget), budget)
 
 
 def half_square(residual: NDArray[np.float32]) -> float:

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from ..errors import InfeasibleError
 from .branch import Search, branch
 from .conflict import check_budgets, check_together, refuse
-from .dual import cut_to_prices
+from .dual import choose_at, cut_to_prices
 from .multi import MultiProblem, cost_ranges, tightened
 from .repair import repaired, rounded, spend, swapped
 from .residue import Relaxation, Residue, excess_of, residue_at, sift
 from .solution import Certificate, MultiSolution, Status
 from .solve import deadline_after, solve
 
-__all__ = ["solve_multi"]
+__all__ = ["good_choice", "solve_multi"]
 
 SOLVER = "dual prices and branch and bound"
 FEW_UNITS = 2000
@@ -87,6 +87,30 @@ def solve_multi(problem: MultiProblem, *, time_limit_s: float | None = None) -> 
     }
     certificate = Certificate.from_gap(problem.loss_of(choice), gap, found.status, SOLVER, prices)
     return MultiSolution(choice, certificate.objective, tuple(costs.tolist()), certificate)
+
+
+def good_choice(
+    problem: MultiProblem, known: NDArray[np.intp], prices: NDArray[np.float64] | None = None
+) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """A good choice within several budgets, without a proof, and the best prices.
+
+    The relaxation's mix of options is rounded, brought within the budgets, and spends what is left of them,
+    as `greedy_fill` does under one budget. No tree is searched, so it takes a few linear programmes.
+
+    Parameters
+    ----------
+    problem : MultiProblem
+        Losses, costs and budgets.
+    known : int array (units,)
+        A choice within the budgets, from which they are spent where rounding finds none.
+    prices : float64 array (budgets,), optional
+        Near the best ones, such as the best for similar losses; default: found by cutting planes.
+    """
+    tight = tightened(problem)
+    relaxation = sift(tight, cut_to_prices(tight) if prices is None else choose_at(tight, prices))
+    choice = repaired(tight, relaxation, rounded(relaxation))
+    filled = spend(tight, relaxation.priced, known if choice is None else choice)
+    return filled, relaxation.priced.prices
 
 
 def _solve_single(problem: MultiProblem, time_limit_s: float | None) -> MultiSolution:

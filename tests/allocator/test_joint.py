@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -75,6 +76,27 @@ def test_descending_never_raises_the_loss_and_keeps_the_budget(seed: int) -> Non
     found = descend(joint, start)
     assert joint.loss_of(found) <= joint.loss_of(start)
     assert joint.linear.within(found)
+
+
+@settings(derandomize=True, deadline=None, max_examples=15)
+@given(seeds, st.sampled_from([0.3, 1.0]))
+def test_descending_under_two_budgets_keeps_both_and_searches_no_tree(seed: int, room: float) -> None:
+    joint = make(seed, units=30, rows=12)
+    problem = joint.linear
+    second = np.random.default_rng(seed).integers(0, 9, problem.loss.shape)
+    least, greatest = second.min(axis=1).sum(), second.max(axis=1).sum()
+    budgets = (problem.budgets[0], int(least + room * (greatest - least)))
+    costs = np.stack([problem.costs[0], second])
+    joint = JointProblem(
+        MultiProblem(problem.loss, costs, budgets, ("size", "macs")), joint.factors, joint.offset
+    )
+    start = solve_multi(joint.linear).choice
+    with pytest.MonkeyPatch.context() as patch:
+        # A search at every step, each to its limit, made the default under two budgets many times as slow.
+        patch.setattr(sys.modules["apportion.allocator.solve_multi"], "branch", None)
+        found = descend(joint, start)
+    assert joint.linear.within(found)
+    assert joint.loss_of(found) <= joint.loss_of(start)
 
 
 def test_without_interactions_the_joint_answer_is_the_additive_one() -> None:

@@ -19,6 +19,7 @@ from apportion.allocator import solve_multi as solve_multi_function
 from apportion.allocator.dual import choose_at, cut_to_prices
 from apportion.allocator.multi import tightened
 from apportion.allocator.residue import sift
+from apportion.allocator.solve_multi import good_choice
 from apportion.errors import InfeasibleError, InputError
 
 DrawMulti = Callable[[int, int, int, int], MultiProblem]
@@ -268,3 +269,18 @@ def test_a_budget_that_nothing_exceeds_has_no_price() -> None:
     prices = solve_multi(MultiProblem(loss, costs, (3, 40), ("size", "macs"))).certificate.shadow_prices
     assert prices["macs"] == 0
     assert prices["size"] > 0
+
+
+@settings(derandomize=True, deadline=None, max_examples=15)
+@given(SEEDS, st.integers(2, 3), st.sampled_from([None, 0.0, 0.1, 10.0]))
+def test_a_good_choice_keeps_the_budgets_whatever_prices_it_starts_from(
+    seed: int, count: int, off: float | None
+) -> None:
+    problem = network_like(60, count, seed)
+    solution = solve_multi(problem)
+    best = sift(tightened(problem), cut_to_prices(tightened(problem))).priced
+    choice, prices = good_choice(problem, solution.choice, None if off is None else off * best.prices)
+    assert problem.within(choice)
+    assert float(problem.loss_of(choice).sum()) >= solution.certificate.bound * (1 - 1e-9)
+    # Sifting ends at the relaxation's own optimum.
+    assert choose_at(problem, prices).value == pytest.approx(best.value, rel=1e-8)
