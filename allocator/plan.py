@@ -183,7 +183,7 @@ class Plan(Document):
 
     Parameters
     ----------
-    version : 5
+    version : 6
         Version of this document's form.
     preset : str, optional
         The bundle of settings that was asked for; options on the command line may have changed some of them.
@@ -230,7 +230,7 @@ class Plan(Document):
         What is in memory at the operations where it can be most, where there are `activations`.
     """
 
-    version: Literal[5] = 5
+    version: Literal[6] = 6
     preset: Text | None = None
     unit: Text
     budgets: tuple[Text, ...] = Field(min_length=1)

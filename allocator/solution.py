@@ -50,6 +50,9 @@ class Certificate(BaseModel):
     objective_form : "additive", "block" or "joint"
         Which loss is meant by `objective` and `bound`: the sum of the units' own losses, or the joint one
         that holds the interactions between units too.
+    shrinkage : float, optional
+        Of a plan's joint loss: the part of the interactions between units that it counts, 0 to 1; with 0 it
+        is the sum of the units' own losses. Losses of two shrinkages are not comparable.
     problem : str, optional
         Digest of what the plan that it certifies states besides its choice, by which an edit is noticed; see
         `Plan.problem`.
@@ -65,6 +68,7 @@ class Certificate(BaseModel):
     solver: str
     shadow_prices: dict[str, Annotated[float, Field(ge=0)]]
     objective_form: Literal["additive", "block", "joint"] = "additive"
+    shrinkage: float | None = Field(default=None, ge=0, le=1)
     problem: str | None = None
 
     def of_problem(self, problem: str) -> Certificate:

@@ -111,6 +111,10 @@ def plan_lines(plan: Plan) -> list[str]:
             f"{certificate.status}: predicted loss {certificate.objective:.4g}, no plan below "
             f"{certificate.bound:.4g} (gap {100 * certificate.relative_gap:.2g}%)"
         )
+        if certificate.shrinkage is not None:
+            lines.append(
+                f"these losses count {100 * certificate.shrinkage:.0f}% of the interactions between units"
+            )
         limited = {name: each for each in spendings(plan) for name in (each.quantity, each.budget)}
         prices = certificate.shadow_prices.items()
         lines.extend(_price_line(limited[name], name, price) for name, price in prices if name in limited)

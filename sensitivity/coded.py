@@ -12,7 +12,7 @@ import contextlib
 import heapq
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,7 +126,8 @@ class _Searched:
         else:
             apart = joint_problem(task, shrinkage)
             everywhere = task.choice_of_strips(self.choice[self.task.posed.member])
-        return certified_joint(self.joint, self.choice, self.prices, apart, everywhere, task.savings)
+        found = certified_joint(self.joint, self.choice, self.prices, apart, everywhere, task.savings)
+        return replace(found, certificate=found.certificate.model_copy(update={"shrinkage": shrinkage}))
 
 
 def _searched(at: Task, shrinkage: float, clock: _Clock) -> _Searched:

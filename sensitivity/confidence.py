@@ -186,7 +186,7 @@ def unit_confidence(task: Task, plan: Plan, drawn: Floats) -> Confidence:
     cost: Floats = np.tensordot(np.array(prices), problem.costs.astype(np.float64), axes=1)
     units, choice = np.arange(problem.units), task.choice_of(plan)
     besides = cost.copy()
-    if plan.certificate.objective_form == "joint":
+    if plan.certificate.shrinkage is not None:
         besides += interactions(task, plan, choice)
     loss = problem.loss
     if problem.allowed is not None:
@@ -206,17 +206,15 @@ def unit_confidence(task: Task, plan: Plan, drawn: Floats) -> Confidence:
 def interactions(task: Task, plan: Plan, choice: NDArray[np.intp]) -> Floats:
     """What every option adds to the joint loss beside its own, all other units being as chosen.
 
-    ``s < sum_w v[w, o_w] - v[u, o_u], v[u, o] >`` with the shrinkage s, which the objective tells: it is
-    linear in s, from the sum of the units' own losses to half the square of their sum.
+    ``s < sum_w v[w, o_w] - v[u, o_u], v[u, o] >`` with the shrinkage s of the plan's objective.
     """
     assert plan.certificate is not None
+    assert plan.certificate.shrinkage is not None
     factors, units = unit_factors(task), np.arange(len(choice))
     picked = factors[units, choice]
     residual = picked.sum(0)
-    own, together = float(task.problem.loss_of(choice).sum()), float(np.square(residual).sum()) / 2
-    shrinkage = (own - plan.certificate.objective) / (own - together) if own != together else 0.0
     products, itself = factors @ residual, (factors @ picked[:, :, None])[:, :, 0]
-    added: Floats = min(max(shrinkage, 0.0), 1.0) * (products - itself).astype(np.float64)
+    added: Floats = plan.certificate.shrinkage * (products - itself).astype(np.float64)
     return added
 
 

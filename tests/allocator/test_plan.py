@@ -139,7 +139,7 @@ def edit(folder: Path, change: Edit) -> Plan:
             lambda plan: plan.update(unit="layer"),
             "layer 'conv1' has several options .*; give it one option, or set unit to channel",
         ),
-        (lambda plan: plan.update(version=1), r"version: .* 5"),
+        (lambda plan: plan.update(version=1), r"version: .* 6"),
         (lambda plan: plan.update(layers=[]), "layers: .* at least 1 item"),
         (lambda plan: plan.pop("complexity"), "complexity: Field required"),
         (

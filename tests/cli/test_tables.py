@@ -50,6 +50,15 @@ def test_a_price_is_for_what_goes_beyond_the_room_that_is_left(with_room: Callab
     assert any("KiB of the budget 9b are left" in line for line in lines)
 
 
+def test_it_is_said_which_part_of_the_interactions_the_losses_count(with_room: Callable[..., Plan]) -> None:
+    plan = with_room("4b")
+    assert plan.certificate is not None
+    certificate = plan.certificate.model_copy(update={"objective_form": "joint", "shrinkage": 0.85})
+    counted = "these losses count 85% of the interactions between units"
+    assert counted not in plan_lines(plan)
+    assert counted in plan_lines(plan.model_copy(update={"certificate": certificate}))
+
+
 @pytest.mark.parametrize(("trials", "counted"), [(1, "1 evaluation; "), (2, "2 evaluations; ")])
 def test_a_plan_of_a_search_is_titled_by_its_limit_and_its_evaluations_are_counted(
     finished: Path, trials: int, counted: str

@@ -100,8 +100,16 @@ def test_interactions_that_every_sample_confirms_are_used() -> None:
     factors = (generator.normal(size=(1, 1, 64)) * effect[..., None]).astype(np.float32)
     problem = MultiProblem(32 * effect**2, cost[None], (60,), ("size",))
     assert choose_shrinkage(problem, factors) > 0
-    # No greater one is tried once time is up.
-    assert choose_shrinkage(problem, factors, time_limit_s=OVER) == 0
+    # No other one is tried once time is up, and interactions count nevertheless.
+    assert choose_shrinkage(problem, factors, time_limit_s=OVER) == 0.7
+
+
+def test_where_it_makes_no_difference_the_least_shrinkage_is_taken() -> None:
+    factors = np.random.default_rng(0).normal(size=(5, 3, 8)).astype(np.float32)
+    cost = np.tile(np.array([0, 1, 2]), (5, 1))
+    own = np.square(factors, dtype=np.float64).sum(axis=2) / 2
+    # There is one choice within the budget.
+    assert choose_shrinkage(MultiProblem(own, cost[None], (0,), ("size",)), factors) == 0
 
 
 def test_a_joint_plan_says_so_and_keeps_its_budget(scored: Scored) -> None:
@@ -111,6 +119,19 @@ def test_a_joint_plan_says_so_and_keeps_its_budget(scored: Scored) -> None:
     assert plan.predicted_loss == plan.certificate.objective
     assert plan.certificate.bound <= plan.certificate.objective
     assert plan.complexity.average_bits <= 4
+
+
+def test_a_joint_plan_says_which_part_of_the_interactions_its_losses_count(scored: Scored) -> None:
+    for limit in (None, OVER):
+        plan = solve_plan(*scored, "4b", "channel", time_limit_s=limit)
+        assert plan.certificate is not None
+        assert plan.certificate.shrinkage is not None
+        task = pose_task(*scored, "4b", "channel")
+        loss = joint_problem(task, plan.certificate.shrinkage).loss_of(task.choice_of(plan))
+        assert plan.certificate.objective == pytest.approx(loss)
+    additive = solve_plan(*scored, "4b", "layer").certificate
+    assert additive is not None
+    assert additive.shrinkage is None
 
 
 def test_the_default_is_joint_for_channels_and_additive_for_layers(scored: Scored) -> None:
@@ -124,9 +145,10 @@ def test_the_default_is_joint_for_channels_and_additive_for_layers(scored: Score
 
 def test_a_time_limit_holds_for_every_search_of_a_joint_plan(scored: Scored) -> None:
     plan = solve_plan(*scored, "3b", "channel", objective=Objective.JOINT, time_limit_s=OVER)
-    own = sum(layer.predicted_loss for layer in plan.layers)
-    assert plan.predicted_loss == pytest.approx(own)
     task = pose_task(*scored, "3b", "channel")
+    additive = solve_plan(*scored, "3b", "channel", objective=Objective.ADDITIVE, time_limit_s=OVER)
+    assert plan.assignment == additive.assignment
+    assert plan.predicted_loss == pytest.approx(joint_problem(task, 0.7).loss_of(task.choice_of(plan)))
     with pytest.raises(InputError, match="time limit is 0 s"):
         joint_problem(task, time_limit_s=0)
     with pytest.raises(InputError, match="time limit is 0 s"):
