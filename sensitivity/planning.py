@@ -193,7 +193,8 @@ def best_uniform_plan(profile: Profile, plan: Plan) -> Plan | None:
     if not fitting:
         return None
     best = min(fitting, key=predicted_loss)
-    if plan.certificate is None or plan.unit != "layer":
+    if plan.certificate is None or plan.unit != "layer" or plan.certificate.objective_form != "additive":
+        # What bounds another loss, or choices of other units, says nothing about this one.
         return best
     objective, bound = predicted_loss(best), plan.certificate.bound
     if not certifies_activations(plan):

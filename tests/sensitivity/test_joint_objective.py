@@ -18,6 +18,7 @@ from apportion.sensitivity import (
     Objective,
     Profile,
     ProfileArrays,
+    best_uniform_plan,
     joint_problem,
     measure_profile,
     pose_task,
@@ -132,6 +133,14 @@ def test_a_joint_plan_says_which_part_of_the_interactions_its_losses_count(score
     additive = solve_plan(*scored, "4b", "layer").certificate
     assert additive is not None
     assert additive.shrinkage is None
+
+
+def test_a_bound_of_losses_with_interactions_is_not_handed_to_a_uniform_plan(scored: Scored) -> None:
+    for objective in (Objective.JOINT, Objective.BLOCK):
+        uniform = best_uniform_plan(scored[0], solve_plan(*scored, "4b", "layer", objective=objective))
+        # Its own predicted loss is the sum over the layers.
+        assert uniform is not None
+        assert uniform.certificate is None
 
 
 def test_the_default_is_joint_for_channels_and_additive_for_layers(scored: Scored) -> None:
