@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 
 import torch
-from scipy.special import stdtrit
 from torch import Tensor
 
 from ..network import Data, Network, float_logits, measure_samples
@@ -56,6 +55,9 @@ def surely_less(losses: Tensor, others: Tensor) -> bool:
     others is as likely a loss on new data. A single sample says nothing of chance, and is never enough but
     where the others are not finite.
     """
+    # Loading a finished run needs no scipy.
+    from scipy.special import stdtrit
+
     difference = losses - others
     if not bool(difference.isfinite().all()):
         return bool(losses.isfinite().all())
