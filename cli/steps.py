@@ -7,7 +7,7 @@ import typer
 from ..allocator import read_plan, write_plan
 from ..errors import InputError
 from ..quantizer import PointFit, Rounding, StepSearch
-from ..sensitivity import Labels, read_profile, solve_plan, with_confidence
+from ..sensitivity import Labels, check_options, read_profile, solve_plan, with_confidence
 from .arguments import (
     OUT,
     BlockLossArg,
@@ -127,6 +127,7 @@ def profile(
     reporter, folder = Reporter(quiet), RunFolder(out)
     folder.prepare((), force=force)
     inputs = source.load().without(exclude or ())
+    check_options(inputs.network, scoring.options, scoring.settings.cut)
     if until_stable:
         found = stable_profile(inputs, scoring, budget or (), unit, folder, reporter, force=force)
     else:

@@ -3,7 +3,7 @@
 from .activation_grids import ActivationSettings, SiteOptions, site_options
 from .activation_profile import ActivationProfile
 from .activation_scores import ActivationScores, score_activations, score_activations_exact
-from .candidates import OptionWeights
+from .candidates import OptionWeights, check_options
 from .chart import SensitivityData, draw_sensitivity, sensitivity_data
 from .confidence import doubtful_layers, with_confidence
 from .exact import ExactScores, score_exact
@@ -71,6 +71,7 @@ __all__ = [
     "budget_bits",
     "certifies_activations",
     "check_feasible",
+    "check_options",
     "check_profile",
     "doubtful_layers",
     "draw_sensitivity",

@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..network import Layer, Network, rows
 from ..quantizer import Option, Quantizer
 
-__all__ = ["OptionWeights", "cut_of", "layer_options", "perturbations"]
+__all__ = ["OptionWeights", "check_options", "cut_of", "layer_options", "perturbations"]
 
 OptionWeights: TypeAlias = Callable[[Layer, Sequence[Option], LayerCut], Tensor]
 """From a layer, options that fit it, and its cut to what it weighs then, (channels, options, fan_in)."""
@@ -23,6 +23,24 @@ def cut_of(layer: Layer, cut: str | None) -> LayerCut:
     """How a layer is cut where strips of inputs are scored; by output channel where `cut` does not fit it."""
     shape = (layer.channels, layer.fan_in) if layer.transposed else layer.shape
     return LayerCut.of(shape, fitting_cut(shape, cut))
+
+
+def check_options(network: Network, options: Sequence[Option], cut: str | None = None) -> None:
+    """Refuse options that no layer can take, see `layer_options`.
+
+    Raises
+    ------
+    InputError
+        Names them, and the widest row that there is.
+    """
+    widest = max(cut_of(layer, cut).row_weights for layer in network.layers)
+    unfit = [str(option) for option in options if option.group > widest]
+    if unfit:
+        raise InputError(
+            f"no layer can take {', '.join(unfit)}: none has more than {widest} weights per "
+            f"{'strip and ' if cut else ''}output channel, which a group must fit into; leave such options "
+            "out, or give smaller groups"
+        )
 
 
 def layer_options(layer: Layer, options: Sequence[Option], cut: str | None = None) -> list[int]:

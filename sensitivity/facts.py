@@ -23,7 +23,7 @@ from ..allocator import (
 from ..errors import InputError
 from ..network import Network
 from ..quantizer import Option, StepUnit, option_names, parse_option
-from .candidates import cut_of, layer_options
+from .candidates import check_options, cut_of, layer_options
 from .profile import Profile
 from .site_rules import weights_only
 
@@ -113,8 +113,9 @@ def facts_of_network(
     Raises
     ------
     InputError
-        A layer that no option fits.
+        A layer that no option fits, or an option that fits no layer.
     """
+    check_options(network, options, cut)
     return tuple(
         LayerFacts.of(
             layer.name,

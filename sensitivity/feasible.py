@@ -267,5 +267,7 @@ def _size_limit(budget: Budget, posed: Posed, unit: str, ledger: Ledger) -> int:
 
 
 def _choices(posed: Posed) -> str:
-    options = f"the options {', '.join(posed.problem.option_names or ())}"
+    names = posed.problem.option_names or ()
+    fitting = (name for name, column in zip(names, posed.rules.allowed.T, strict=True) if column.any())
+    options = f"the options {', '.join(fitting)}"
     return f"{options} under the constraints" if posed.rules.groups or posed.rules.reasons else options

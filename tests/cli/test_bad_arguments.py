@@ -93,6 +93,15 @@ def test_an_unknown_stage_is_refused(refused: Any) -> None:
     assert "'compress'" in refused("compress")
 
 
+@pytest.mark.parametrize("stage", [("--budget", "5b"), ("profile",), ("frontier",)])
+def test_an_option_that_no_layer_can_take_is_refused_before_any_work(
+    refused: Any, tmp_path: Path, stage: tuple[str, ...]
+) -> None:
+    arguments = ("--samples", "16", "--options", "w4,w4g433", "--out", tmp_path / "run")
+    message = refused(*stage, *arguments)
+    assert "no layer can take w4g433: none has more than 432 weights per output channel" in message
+
+
 def test_solve_needs_a_budget(refused: Any, profiled: Path) -> None:
     assert "--budget" in refused("solve", "--out", profiled)
 

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from apportion.errors import InputError
+from apportion.allocator import Constraints
+from apportion.errors import InfeasibleError, InputError
 from apportion.network import Data, Network, capture
 from apportion.quantizer import PointFit, Quantizer, parse_options
 from apportion.sensitivity import (
@@ -21,6 +22,7 @@ from apportion.sensitivity import (
     Labels,
     Profile,
     ProfileArrays,
+    check_feasible,
     check_profile,
     measure_profile,
     profile_fingerprint,
@@ -71,6 +73,20 @@ def test_a_profile_states_the_network_and_how_it_was_measured(
     assert options["depthwise"] == ["w2", "w3"]
     # 18 weights are fewer than 20, too.
     assert options["stem"] == ["w2", "w3"]
+
+
+def test_an_option_that_no_layer_can_take_is_refused_by_name(image_network: Network) -> None:
+    widest = max(layer.fan_in for layer in image_network.layers)
+    check_feasible(image_network, parse_options(f"w2,w3g{widest}"), "8b", "layer")
+    options = parse_options(f"w2,w3g{widest},w3g{widest + 1},w4g1000")
+    with pytest.raises(InputError, match=rf"take w3g{widest + 1}, w4g1000: none has more than {widest} "):
+        check_feasible(image_network, options, "8b", "layer")
+
+
+def test_what_options_can_reach_is_said_of_those_that_some_layer_may_have(image_network: Network) -> None:
+    constraints = Constraints(forbid={"*": ("w3",)})
+    with pytest.raises(InfeasibleError, match=r"below what the options w2, w4 under the constraints can"):
+        check_feasible(image_network, parse_options("w2..4"), "1b", "layer", constraints=constraints)
 
 
 def test_exact_scores_need_no_arrays(tmp_path: Path, image_network: Network, image_data: Data) -> None:
