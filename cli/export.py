@@ -126,9 +126,10 @@ def _size_table(written: OnnxExport) -> Table:
 def _size_lines(written: OnnxExport) -> list[str]:
     stored = written.file_bytes - written.graph_bytes
     compared = "not compared: PyTorch itself fails on made-up samples of this network, or gives NaN"
-    if written.difference is not None:
+    if written.relative_difference is not None:
         compared = (
-            f"onnxruntime and PyTorch differ by at most {written.difference:.1g} on two made-up samples"
+            f"onnxruntime and PyTorch differ by at most {written.difference:.1g} on two made-up samples, "
+            f"{written.relative_difference:.1g} of the greatest output"
         )
     return [
         f"{stored:,} bytes stored, {stored / written.planned_bytes - 1:+.1%} to the "

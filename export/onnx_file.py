@@ -72,6 +72,8 @@ class OnnxExport:
     difference : float or None
         Largest difference between the outputs of onnxruntime and of PyTorch, on two made-up samples. None
         where PyTorch itself fails on all that were tried, or gives NaN, so that nothing was compared.
+    relative_difference : float or None
+        The same as a share of the greatest number, either sign, of PyTorch's output.
     """
 
     path: Path
@@ -80,6 +82,7 @@ class OnnxExport:
     graph_bytes: int
     layers: tuple[LayerSize, ...]
     difference: float | None
+    relative_difference: float | None
 
 
 def export_onnx(
@@ -131,10 +134,10 @@ def export_onnx(
     model = filled(model, weights)
     content = serialized(model)
     tolerance = TOLERANCES["values" if values and kernels == "float" else kernels]
-    difference = _compare(content, expected, tolerance)
+    differences = _compare(content, expected, tolerance)
     with replace_file(Path(path)) as temporary:
         temporary.write_bytes(content)
-    return _account(Path(path), content, model, packed, weights, difference)
+    return _account(Path(path), content, model, packed, weights, differences)
 
 
 def filled(model: ModelProto, weights: Mapping[str, Builder]) -> ModelProto:
@@ -201,10 +204,11 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n", 1)[0]
 
 
-def _compare(content: bytes, network: Network, tolerance: float) -> float | None:
+def _compare(content: bytes, network: Network, tolerance: float) -> tuple[float, float] | tuple[None, None]:
+    """The largest difference, and what share of the greatest output it is."""
     answered = _answered(network)
     if answered is None:
-        return None
+        return None, None
     inputs, expected = answered
     try:
         found = session_outputs(content, inputs)
@@ -219,7 +223,7 @@ def _compare(content: bytes, network: Network, tolerance: float) -> float | None
             f"onnxruntime's output differs from PyTorch's by {difference:.2g} where the largest is "
             f"{scale:.2g}; nothing was written. Another version of onnxruntime may compute it rightly"
         )
-    return float(difference)
+    return float(difference), float(difference) / scale
 
 
 def _answered(network: Network) -> tuple[tuple[Tensor, ...], NDArray[np.float32]] | None:
@@ -242,7 +246,7 @@ def _account(
     model: ModelProto,
     packed: PackedNetwork,
     weights: Mapping[str, Builder],
-    difference: float | None,
+    differences: tuple[float, float] | tuple[None, None],
 ) -> OnnxExport:
     data_bytes = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
     planned = {layer.name: layer.size_bits for layer in packed.plan.layers}
@@ -255,5 +259,6 @@ def _account(
             LayerSize(builder.name, planned[builder.name], builder.stored_bits, tuple(builder.notes))
             for builder in weights.values()
         ),
-        difference=difference,
+        difference=differences[0],
+        relative_difference=differences[1],
     )

@@ -90,3 +90,6 @@ def test_integer_kernels_are_for_onnx(allocate: Any, refused: Any, finished: Pat
     outcome = allocate(*arguments, "onnx", "--json")
     assert outcome.code == 0, outcome
     assert 1e-4 < outcome.json["difference"] < 1
+    again = allocate(*arguments, "onnx", "--force")
+    share = f"{outcome.json['relative_difference']:.1g} of the greatest output"
+    assert f"made-up samples, {share}" in " ".join(again.out.split())

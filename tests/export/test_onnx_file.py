@@ -20,6 +20,7 @@ from apportion.allocator import Plan
 from apportion.errors import InputError
 from apportion.export import OnnxExport, export_onnx, load, save_network
 from apportion.export.onnx_file import filled
+from apportion.export.onnx_graph import example_inputs
 from apportion.network import Data, Network, capture
 from apportion.quantizer import parse_options
 from apportion.reconstruct import correct_biases, finalize_nearest
@@ -83,6 +84,10 @@ def test_a_mixed_network_computes_the_same_for_any_number_of_samples(
     assert written.file_bytes == path.stat().st_size
     assert written.difference is not None
     assert written.difference < AGREEMENT
+    assert written.relative_difference is not None
+    quantized = load(mixed)
+    greatest = float(quantized(example_inputs(quantized, 2)).abs().max())
+    assert written.relative_difference == pytest.approx(written.difference / greatest)
     model = onnx.load(path)
     assert [value.name for value in model.graph.output] == ["output"]
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
