@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle, islice
@@ -20,7 +21,7 @@ from apportion.allocator import Plan
 from apportion.errors import InputError
 from apportion.export import OnnxExport, export_onnx, load, save_network
 from apportion.export.onnx_file import filled
-from apportion.export.onnx_graph import example_inputs
+from apportion.export.onnx_graph import example_inputs, open_graph
 from apportion.network import Data, Network, capture
 from apportion.quantizer import parse_options
 from apportion.reconstruct import correct_biases, finalize_nearest
@@ -175,6 +176,33 @@ def test_a_network_with_complex_numbers_is_stored_and_exported(tmp_path: Path) -
     assert torch.equal(load(tmp_path / "run").tensors["turns"], module.turns)
     export_onnx(tmp_path / "run", tmp_path / "net.onnx")
     check_agreement(tmp_path / "run", tmp_path / "net.onnx", inputs)
+
+
+class Typed(nn.Module):
+    """Looks up token types as BERT does: a gather of constants, which onnx does not compute ahead."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.types, self.head = nn.Embedding(9, 6), nn.Embedding(2, 6), nn.Linear(6, 3)
+        self.register_buffer("kinds", torch.zeros(1, 80, dtype=torch.int64))
+        self.register_buffer("places", torch.arange(80)[None])
+
+    def forward(self, ids: Tensor) -> Tensor:
+        samples, tokens = ids.shape
+        kinds = torch.gather(self.kinds, 1, self.places[:, :tokens]).expand(samples, -1)  # type: ignore[arg-type, index]
+        summed = self.words(ids) + self.types(kinds)
+        logits: Tensor = self.head(summed).mean(1)
+        return logits
+
+
+def test_nothing_is_said_of_what_the_exporter_leaves_to_be_computed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    network = capture(Typed(), torch.zeros(2, 32, dtype=torch.int64))
+    caplog.clear()
+    model = open_graph(network)
+    assert "GatherElements" in {node.op_type for node in model.graph.node}
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 class Choosy(nn.Module):
