@@ -137,9 +137,7 @@ def _of_table(
         [layer.cut.strips for layer in facts],
     )
     costs = whole.layer.reshape(len(facts), len(profile.options), len(ends))
-    amount, form = (
-        int(Fraction(budget.value) * whole.scale) - whole.fixed,
-        AmountForm(whole.scale, offset=whole.fixed),
-    )
+    amount = int(Fraction(budget.value) * whole.scale) - whole.fixed
+    form = AmountForm(whole.scale, offset=whole.fixed)
     own = costs if table.names_pairs else costs[:, :, 0]
     return WidthLimit(budget, name, amount, whole.scale, form, own)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from apportion.allocator import LayerPlan, Plan
 from apportion.demo import digits_data, digits_network
@@ -15,6 +16,7 @@ from apportion.reconstruct import accept_edits
 from apportion.sensitivity import Profile, ProfileArrays, measure_profile, solve_plan
 
 Assign = Callable[[Mapping[str, Sequence[str]]], Plan]
+Twins = Callable[..., tuple[Network, Network]]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -69,3 +71,33 @@ def assign(plan: Plan) -> Assign:
         return accept_edits(plan.model_copy(update=update))
 
     return assigned
+
+
+class Pooled(nn.Module):
+    """A mean over many pixels, large values behind it and a classifier that may be sure: slopes are small."""
+
+    def __init__(self, sure: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.middle = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 8, 3, padding=1)
+        self.head = nn.Linear(8, 5)
+        with torch.no_grad():
+            self.middle.weight.mul_(256)
+            self.head.weight.div_(256)
+            self.head.bias[0] += sure
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x.to(self.stem.weight.dtype)).relu()
+        logits: Tensor = self.head(self.middle(x).relu().mean((2, 3)))
+        return logits
+
+
+@pytest.fixture(scope="session")
+def twins() -> Twins:
+    """A small network of small slopes in a type, and in float32 with the same numbers."""
+
+    def made(kind: torch.dtype, data: Data, *, sure: float) -> tuple[Network, Network]:
+        half, single = Pooled(sure).to(kind).eval(), Pooled(sure).to(kind).float().eval()
+        return capture(half, data.inputs[:2]), capture(single, data.inputs[:2])
+
+    return made

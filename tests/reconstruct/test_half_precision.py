@@ -6,10 +6,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 from apportion.allocator import LayerCut, Plan
-from apportion.network import Data, Network, capture
+from apportion.network import Data, Network
 from apportion.quantizer import Quantizer, parse_options
 from apportion.reconstruct import (
     BlockOptions,
@@ -23,28 +22,10 @@ from apportion.reconstruct import (
 from apportion.reconstruct.position_weights import position_weights
 
 PlanOf = Callable[..., Plan]
+Twins = Callable[..., tuple[Network, Network]]
 HALF = [torch.float16, torch.bfloat16]
 # Learned biases are rounded to half precision at every step, to 8 significant bits in one of its types.
 STORED = 0.1
-
-
-class Pooled(nn.Module):
-    """A mean over many pixels, large values behind it and a classifier that may be sure: slopes are small."""
-
-    def __init__(self, sure: float = 3.0) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.stem, self.middle = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 8, 3, padding=1)
-        self.head = nn.Linear(8, 5)
-        with torch.no_grad():
-            self.middle.weight.mul_(256)
-            self.head.weight.div_(256)
-            self.head.bias[0] += sure
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x.to(self.stem.weight.dtype)).relu()
-        logits: Tensor = self.head(self.middle(x).relu().mean((2, 3)))
-        return logits
 
 
 @pytest.fixture(scope="module")
@@ -52,15 +33,9 @@ def noise() -> Data:
     return Data(torch.randn(32, 3, 32, 32, generator=torch.Generator().manual_seed(0)), None, "normal")
 
 
-def twins(kind: torch.dtype, data: Data, sure: float = 3.0) -> tuple[Network, Network]:
-    """The network in a type, and in float32 with the same numbers."""
-    half, single = Pooled(sure).to(kind).eval(), Pooled(sure).to(kind).float().eval()
-    return capture(half, data.inputs[:2]), capture(single, data.inputs[:2])
-
-
 @pytest.mark.parametrize("kind", HALF)
-def test_positions_count_alike(kind: torch.dtype, noise: Data) -> None:
-    half, single = (position_weights(network, noise) for network in twins(kind, noise))
+def test_positions_count_alike(twins: Twins, kind: torch.dtype, noise: Data) -> None:
+    half, single = (position_weights(network, noise) for network in twins(kind, noise, sure=3.0))
     assert half.keys() == single.keys()
     assert bool((half["conv2d"].float().std(1) > 0).all())
     for name, weights in half.items():
@@ -69,27 +44,29 @@ def test_positions_count_alike(kind: torch.dtype, noise: Data) -> None:
 
 @pytest.mark.parametrize("kind", HALF)
 @pytest.mark.parametrize("fisher", [False, True])
-def test_the_same_rounding_is_learned(kind: torch.dtype, noise: Data, plan_of: PlanOf, fisher: bool) -> None:
+def test_the_same_rounding_is_learned(
+    twins: Twins, kind: torch.dtype, noise: Data, plan_of: PlanOf, fisher: bool
+) -> None:
     method = LearnedRounding(start=None, fisher=fisher, learning=Learning(iterations=20, rate=0.1))
     half, single = (
-        method.finalize(network, plan_of(network, ["w3"]), noise) for network in twins(kind, noise)
+        method.finalize(network, plan_of(network, ["w3"]), noise) for network in twins(kind, noise, sure=3.0)
     )
     for one, other in zip(half.layers, single.layers, strict=True):
         assert torch.equal(one.dequantize(), other.dequantize())
 
 
 @pytest.mark.parametrize("kind", HALF)
-def test_options_are_learned_alike(kind: torch.dtype, noise: Data) -> None:
+def test_options_are_learned_alike(twins: Twins, kind: torch.dtype, noise: Data) -> None:
     method, options = LearnedRounding(learning=Learning(iterations=20, rate=0.1)), parse_options("w2,w3")
     found = []
-    for network in twins(kind, noise):
+    for network in twins(kind, noise, sure=3.0):
         made, layer = BlockOptions(network, noise, Quantizer(), options, method), network.layers[1]
         found.append(made(layer, options, LayerCut.of(layer_shapes(network)[layer.name], None)))
     assert torch.equal(*found)
 
 
 @pytest.mark.parametrize("kind", HALF)
-def test_biases_are_tuned_alike(kind: torch.dtype, noise: Data, plan_of: PlanOf) -> None:
+def test_biases_are_tuned_alike(twins: Twins, kind: torch.dtype, noise: Data, plan_of: PlanOf) -> None:
     # Of a bias that is much larger than what learning moves it by, half precision keeps no such move.
     tuned, networks = [], twins(kind, noise, sure=0.0)
     for network in networks:

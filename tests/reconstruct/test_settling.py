@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from apportion.allocator import Plan
 from apportion.network import Data, Network, capture
 from apportion.reconstruct import Gptq, Granularity, LearnedRounding, Learning, UnitReport
 
-from .test_learned_steps import PlanOf
-
+PlanOf = Callable[..., Plan]
 LEARNING = Learning(iterations=300, batch=16)
 # Of 144 weights in the least unit of the digits to 20,736 in the largest.
 MOST_UNSETTLED = 0.1

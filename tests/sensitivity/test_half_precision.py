@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
 
-from apportion.network import Data, Network, capture
+from apportion.network import Data, Network
 from apportion.quantizer import Quantizer, parse_option_set, parse_options
 from apportion.sensitivity import (
     ActivationSettings,
@@ -21,6 +22,7 @@ from apportion.sensitivity import (
 )
 from apportion.sensitivity.around import Around
 
+Twins = Callable[..., tuple[Network, Network]]
 HALF = [torch.float16, torch.bfloat16]
 # Sums of float32 in another order.
 CLOSE = {"rtol": 1e-3, "atol": 0.0}
@@ -28,43 +30,18 @@ CLOSE = {"rtol": 1e-3, "atol": 0.0}
 STORED = 0.05
 
 
-class Pooled(nn.Module):
-    """A mean over many pixels, large values behind it and a classifier that is sure: slopes are small."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.stem, self.middle = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 8, 3, padding=1)
-        self.head = nn.Linear(8, 5)
-        with torch.no_grad():
-            self.middle.weight.mul_(256)
-            self.head.weight.div_(256)
-            self.head.bias[0] += 6
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x.to(self.stem.weight.dtype)).relu()
-        logits: Tensor = self.head(self.middle(x).relu().mean((2, 3)))
-        return logits
-
-
 @pytest.fixture
 def data() -> Data:
     return Data(torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0)), None, "normal")
 
 
-def twins(kind: torch.dtype, data: Data) -> tuple[Network, Network]:
-    """The network in a type, and in float32 with the same numbers."""
-    half, single = Pooled().to(kind).eval(), Pooled().to(kind).float().eval()
-    return capture(half, data.inputs[:2]), capture(single, data.inputs[:2])
-
-
 @pytest.mark.parametrize("memory_bytes", [2**31, 2**16])
 @pytest.mark.parametrize("kind", HALF)
-def test_weights_are_scored_alike(kind: torch.dtype, data: Data, memory_bytes: int) -> None:
+def test_weights_are_scored_alike(twins: Twins, kind: torch.dtype, data: Data, memory_bytes: int) -> None:
     settings = FisherSettings(share=1.0, memory_bytes=memory_bytes)
     half, single = (
         score_fisher(network, data, parse_options("w2..8"), Quantizer(), settings)
-        for network in twins(kind, data)
+        for network in twins(kind, data, sure=6.0)
     )
     assert bool((single.channel_loss > 0).all())
     torch.testing.assert_close(half.channel_loss, single.channel_loss, **CLOSE)
@@ -72,8 +49,8 @@ def test_weights_are_scored_alike(kind: torch.dtype, data: Data, memory_bytes: i
 
 
 @pytest.mark.parametrize("kind", HALF)
-def test_values_are_scored_alike(kind: torch.dtype, data: Data) -> None:
-    networks = twins(kind, data)
+def test_values_are_scored_alike(twins: Twins, kind: torch.dtype, data: Data) -> None:
+    networks = twins(kind, data, sure=6.0)
     settings = ActivationSettings(parse_option_set("w8a2..8").activations)
     # The ranges of one of them for both: those that half precision sees may differ.
     sites = site_options(networks[1], data, settings)
@@ -85,9 +62,9 @@ def test_values_are_scored_alike(kind: torch.dtype, data: Data) -> None:
 
 
 @pytest.mark.parametrize("kind", HALF)
-def test_slopes_of_the_loss_are_alike(kind: torch.dtype, data: Data) -> None:
+def test_slopes_of_the_loss_are_alike(twins: Twins, kind: torch.dtype, data: Data) -> None:
     slopes = []
-    for network in twins(kind, data):
+    for network in twins(kind, data, sure=6.0):
         profile, arrays = measure_profile(network, data, parse_options("w2..4"))
         task = pose_task(profile, arrays, "3b", "layer")
         around = Around(network, data, data, task, FisherSettings())
