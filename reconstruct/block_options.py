@@ -13,7 +13,7 @@ from ..quantizer import Option, Quantizer
 from .finalize import StoredLayer, StoredPart, layer_shapes
 from .rounding import LearnedRounding
 from .streams import Streams, walkable_blocks
-from .units import Granularity, units_of
+from .units import Granularity, joined_blocks, units_of
 
 __all__ = ["BlockOptions"]
 
@@ -61,7 +61,7 @@ class BlockOptions:
         self._network, self._data, self._quantizer = network, data, quantizer
         self._options, self._method, self._cut = tuple(options), method, cut
         self._shapes = layer_shapes(network)
-        self._blocks = walkable_blocks(network, data)
+        self._blocks = joined_blocks(network, walkable_blocks(network, data), Granularity.BLOCK)
         self._walk: Streams | None = None
         self._at = -1
         self._made: dict[tuple[str, Option], StoredLayer] = {}

@@ -161,6 +161,7 @@ def learn_rounding(
     samples: int,
     scale: float,
     settings: Learning,
+    generator: torch.Generator,
     steps_of: Sequence[str] = (),
 ) -> Learned | None:
     """Layers of one unit with every weight at one of its two values, and with learned steps.
@@ -180,6 +181,8 @@ def learn_rounding(
         The first so many samples are learned from.
     scale : float
         Positive; error of the unit as it would be without learning.
+    generator : torch.Generator
+        Draws the samples of every step; of several units each has its own.
     steps_of : sequence of str
         Names among `tensors` of what quantizes values with one range, whose steps are learned with the
         rounding, by their logarithms; zero points stay.
@@ -195,7 +198,6 @@ def learn_rounding(
     Li et al., "BRECQ", ICLR 2021. Mixed inputs: Wei et al., "QDrop", ICLR 2022. Steps: Esser et al., "Learned
     step size quantization", ICLR 2020.
     """
-    generator = torch.Generator().manual_seed(settings.seed)
     low = torch.cat([bracket.low.flatten() for bracket in brackets])
     gap = torch.cat([bracket.gap.flatten() for bracket in brackets])
     begin = torch.cat([bracket.begin(settings.soften).flatten() for bracket in brackets])

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from ..allocator import Plan
@@ -265,7 +266,8 @@ class LearnedRounding:
                 before,
                 learned_from,
                 start_error * size,
-                replace(self.learning, seed=self.learning.seed + number),
+                self.learning,
+                torch.Generator().manual_seed(self.learning.seed + number),
                 _learnable(region, before) if self.learning.step_rate else (),
             )
             if learned is not None:

@@ -37,17 +37,22 @@ class Granularity(enum.StrEnum):
 def joined_blocks(network: Network, blocks: Sequence[Block], granularity: Granularity) -> tuple[Block, ...]:
     """Blocks joined as far as they learn together.
 
-    A stage is a run of blocks whose outputs have equally many values.
+    A stage is a run of blocks whose outputs have equally many values. At every granularity the blocks between
+    two uses of a weight are one, so that its unit sees both.
     """
-    if granularity in (Granularity.LAYER, Granularity.BLOCK):
-        return tuple(blocks)
     size = {node.name: node.meta.get("elements") for node in network.graph.nodes}
+    position = network.schedule.position
+    open_until = 0
     joined: list[Block] = []
     for block in blocks:
-        together = granularity is Granularity.NETWORK or (
-            bool(joined) and size[joined[-1].exit] == size[block.exit]
+        together = bool(joined) and (
+            granularity is Granularity.NETWORK
+            or (granularity is Granularity.STAGE and size[joined[-1].exit] == size[block.exit])
+            or position[joined[-1].exit] < open_until
         )
-        if joined and together:
+        uses = [position[node] for layer in block.layers if not layer.lookups for node in layer.nodes]
+        open_until = max([open_until, *uses])
+        if together:
             last = joined.pop()
             joined.append(Block(last.entry, block.exit, (*last.layers, *block.layers)))
         else:
@@ -70,8 +75,8 @@ def unit_data(
     """The region that a unit is, and what it learns from.
 
     A unit of all the layers of a block that learn is the block. A single layer is the layer with the
-    pointwise operations after it; where the values there are no rows per sample, the block with that layer
-    alone learning.
+    pointwise operations after it; where it is used several times, or the values there are no rows per sample,
+    the block with that layer alone learning.
     """
     network, count = streams.network, len(streams.data.inputs)
     entry, exit_ = block.entry, block.exit
@@ -107,7 +112,7 @@ def _single(streams: Streams, layer: Layer) -> tuple[str, str] | None:
     """Entry and exit of a layer and the pointwise operations after it; None where it cannot stand alone."""
     network = streams.network
     step = network.schedule.steps[network.schedule.position[layer.nodes[0]]]
-    if step.source is None:
+    if step.source is None or len(layer.nodes) > 1:
         return None
     entry, exit_ = step.source, _after_pointwise(network, layer.nodes[0])
     first = network.schedule.inputs[0]

@@ -228,12 +228,39 @@ def test_shared_weights_and_folded_tokens_are_learned(
     assert sorted(name for report in reports for name in report.layers) == ["folded", "head", "shared"]
 
 
+@pytest.mark.parametrize(
+    ("granularity", "units"),
+    [(Granularity.BLOCK, ["0 2 6", "8"]), (Granularity.LAYER, ["0", "2", "6", "8"])],
+)
+def test_blocks_between_two_uses_of_a_weight_are_one(
+    plan: Plan, granularity: Granularity, units: list[str]
+) -> None:
+    torch.manual_seed(0)
+    data = Data(torch.randn(64, 12), None, "normal")
+    wide = [nn.Linear(12, 12) for _ in range(3)]
+    layers = [each for layer in (wide[0], wide[1], wide[0], wide[2]) for each in (layer, nn.ReLU())]
+    network = capture(nn.Sequential(*layers, nn.Linear(12, 5)), data.inputs[:2])
+    chosen = with_options(plan, network, ["w2"])
+    method = replace(FROM_NEAREST, granularity=granularity)
+    finalized, reports = reports_of(method, network, chosen, data)
+    assert [" ".join(report.layers) for report in reports] == units
+    nearest = measure_finalized(network, finalize_nearest(network, chosen), data).loss
+    assert measure_finalized(network, finalized, data).loss < nearest
+
+
 def test_shared_weights_and_folded_tokens_go_through_gptq(tokens: tuple[Network, Data], plan: Plan) -> None:
     network, data = tokens
     chosen = with_options(plan, network, ["w2"])
     nearest = measure_finalized(network, finalize_nearest(network, chosen), data).loss
     finalized = LearnedRounding(learning=QUICK).finalize(network, chosen, data)
     assert measure_finalized(network, finalized, data).loss < 0.7 * nearest
+
+
+def test_every_seed_that_is_allowed_lasts_to_the_end(network: Network, plan: Plan, data: Data) -> None:
+    learning = replace(QUICK, iterations=1, seed=2**62)
+    chosen = with_options(plan, network, ["w2"])
+    found = replace(FROM_NEAREST, learning=learning, fisher=True).finalize(network, chosen, data)
+    assert len(found.layers) == len(network.layers)
 
 
 def test_one_sample_is_enough(network: Network, plan: Plan, data: Data) -> None:
