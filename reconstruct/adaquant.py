@@ -133,7 +133,8 @@ class AdaQuant:
     ) -> tuple[StoredLayer, Tensor | None]:
         """Codes, steps and the bias of one layer; no bias where it stays the float network's.
 
-        A layer that looks rows up stays as it starts: the error of its products is not all that counts.
+        A layer that looks rows up stays as it starts, since the error of its products is not all that counts,
+        and so does one that does not beat its start, which is then made from all of the calibration data.
         """
         weight, bias = rows(layer, streams.network.weight(layer)), streams.network.bias(layer)
         learned_from, judged_on = learned_and_judged(len(streams.data.inputs), self.held_out)
@@ -152,7 +153,7 @@ class AdaQuant:
         if layer.lookups:
             if self.start is None or not layer.products:
                 return nearest, None
-            seen = sums(learned_from, with_one=False)
+            seen = sums(range(len(streams.data.inputs)), with_one=False)
             return gptq_layer(weight, seen, nearest, self.start.of(layer)), None
         inputs, others = (sums(each, with_one=bias is not None) for each in (learned_from, judged_on))
         start = nearest if self.start is None else gptq_layer(weight, inputs.bare(), nearest, self.start)
@@ -164,7 +165,10 @@ class AdaQuant:
         before = judge.of_rows(_with_bias(start.dequantize(), bias)).sum()
         if bool(judge.of_rows(_with_bias(values, best)).sum() < before):
             return learned, best
-        return start, None
+        if self.start is None:
+            return nearest, None
+        # What judged the layer is no longer needed for that.
+        return gptq_layer(weight, inputs.plus(others).bare(), nearest, self.start), None
 
 
 def _with_bias(weight: Tensor, bias: Tensor | None) -> Tensor:

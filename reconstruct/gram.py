@@ -76,6 +76,12 @@ class InputGram:
         cross = None if self.cross is None or other.cross is None else self.cross - other.cross
         return InputGram(self.gram - other.gram, cross, self.with_one)
 
+    def plus(self, other: InputGram) -> InputGram:
+        """The sums over the samples of both."""
+        cross = None if self.cross is None or other.cross is None else self.cross + other.cross
+        half = None if self.half is None or other.half is None else self.half.plus(other.half)
+        return InputGram(self.gram + other.gram, cross, self.with_one, half, self.levelled)
+
     def bare(self) -> InputGram:
         """The products without the input that is always 1."""
         if not self.with_one:

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from apportion.allocator import Plan
 from apportion.errors import InputError
-from apportion.network import Data, Network
+from apportion.network import Data, Network, capture
 from apportion.quantizer import Quantizer, parse_option
 from apportion.reconstruct import (
     AdaQuant,
@@ -158,6 +158,21 @@ def test_a_layer_that_does_not_beat_its_start_is_the_start(
     ):
         if layer.bias is not None and layer.bias not in finalized.biases:
             assert torch.equal(after.dequantize(), before.dequantize())
+
+
+def test_a_layer_that_does_not_beat_gptq_is_as_gptq_makes_it_from_all_samples(
+    plan_of: Callable[..., Plan],
+) -> None:
+    torch.manual_seed(0)
+    data = Data(torch.randn(128, 12), None, "normal")
+    layers = nn.Linear(12, 12, bias=False), nn.ReLU(), nn.Linear(12, 5, bias=False)
+    network = capture(nn.Sequential(*layers), data.inputs[:2])
+    chosen = plan_of(network, ["w3"])
+    # Steps that change no code, so that nothing is better than the start.
+    still = AdaQuant(held_out=0.5, learning=StraightThrough(iterations=1, rate=1e-9, step_rate=0.0))
+    found, gptq = (each.finalize(network, chosen, data) for each in (still, Gptq()))
+    for after, before in zip(found.layers, gptq.layers, strict=True):
+        assert torch.equal(after.dequantize(), before.dequantize())
 
 
 def test_without_a_step_rate_the_steps_stay(
