@@ -49,8 +49,8 @@ def capture(module: nn.Module, inputs: Tensor | tuple[Tensor, ...]) -> Network:
     ------
     InputError
         torch.export refuses the module (the message repeats its reason and the line), a parameter has no
-        values or is not finite, nothing in the network can be quantized, the output's classes are not on its
-        last axis, or network and module disagree.
+        values or is not finite, nothing in the network can be quantized, the output is probabilities or its
+        classes are not on its last axis, or network and module disagree.
     """
     samples = _two_samples(inputs)
     parameters = dict(module.named_parameters())
@@ -177,8 +177,8 @@ def assemble(
     Raises
     ------
     InputError
-        Nothing in it can be quantized, a tensor is not finite, the output is a map, see `gives_map`, or
-        something in it cannot be stored.
+        Nothing in it can be quantized, a tensor is not finite, the output is probabilities or a map, see
+        `gives_map`, or something in it cannot be stored.
     """
     _check_types(tensors)
     fold_transposes(graph, tensors)
@@ -186,7 +186,9 @@ def assemble(
         fold_batch_norms(graph, tensors)
     tensors = prune(graph, tensors)
     with mode or nullcontext():
-        _count_elements(graph, tensors, samples)
+        output = _count_elements(graph, tensors, samples)
+    if mode is None:
+        _check_logits(output)
     if gives_map(graph):
         raise InputError(
             "the model returns maps, (samples, classes, *places), straight from a convolution or "
@@ -209,8 +211,8 @@ def assemble(
     return network
 
 
-def _count_elements(graph: fx.Graph, tensors: Mapping[str, Tensor], samples: tuple[Tensor, ...]) -> None:
-    """Run once, and note on each node how many elements its result has for one sample."""
+def _count_elements(graph: fx.Graph, tensors: Mapping[str, Tensor], samples: tuple[Tensor, ...]) -> Tensor:
+    """Run once, and note on each node how many elements its result has for one sample; returns the output."""
     schedule = Schedule(graph, {})
     values = schedule.start(samples)
     # What depends on no input is computed once for all samples.
@@ -224,6 +226,20 @@ def _count_elements(graph: fx.Graph, tensors: Mapping[str, Tensor], samples: tup
             if results:
                 elements = sum(tensor.numel() for tensor in results)
                 node.meta["elements"] = elements // _SAMPLES if node in per_sample else elements
+    output: Tensor = values[schedule.output]
+    return output
+
+
+def _check_logits(output: Tensor) -> None:
+    """Refuse probabilities: of these the loss would take the softmax again, and find next to no change."""
+    tolerance = max(1e-4, torch.finfo(output.dtype).eps)
+    sums = output.double().sum(-1)
+    if bool((output >= 0).all()) and bool(((sums - 1).abs() <= tolerance).all()):
+        raise InputError(
+            "the model returns probabilities, which are never negative and add up to 1 for every sample; "
+            "what quantizing costs is the change of those that a softmax makes of the output, so return the "
+            "logits, without softmax, or log_softmax in its place"
+        )
 
 
 def _compare(given: Tensor, expected: Tensor, where: str) -> None:

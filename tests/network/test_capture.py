@@ -255,6 +255,28 @@ def test_classes_of_every_place_on_the_last_axis_are_taken(after: Callable[[Tens
         torch.testing.assert_close(capture(module, x).run(x), module(x))
 
 
+PROBABILITIES: dict[str, Callable[[Tensor], Tensor]] = {
+    "softmax": lambda logits: logits.softmax(-1),
+    "of tokens": lambda logits: logits.view(-1, 2, 2).softmax(-1),
+    "averaged": lambda logits: (logits.softmax(-1) + (3 * logits).softmax(-1)) / 2,
+    "in half precision": lambda logits: logits.softmax(-1).bfloat16(),
+}
+
+
+@pytest.mark.parametrize("name", PROBABILITIES)
+def test_probabilities_are_refused_because_the_loss_is_of_logits(name: str) -> None:
+    # The softmax of what lies from 0 to 1 is nearly even, whatever the network answers.
+    with pytest.raises(InputError, match=r"the model returns probabilities, .* return the logits"):
+        capture(Body(lambda body, x: PROBABILITIES[name](body.linear(x))), torch.randn(3, 4))
+
+
+@pytest.mark.parametrize("after", [Tensor.relu, Tensor.sigmoid, lambda logits: logits.log_softmax(-1)])
+def test_outputs_that_only_resemble_probabilities_are_taken(after: Callable[[Tensor], Tensor]) -> None:
+    module, x = Body(lambda body, x: after(body.linear(x))).eval(), torch.randn(3, 4)
+    with torch.inference_mode():
+        torch.testing.assert_close(capture(module, x).run(x), module(x))
+
+
 def test_an_operator_that_is_not_pytorchs_own_is_named() -> None:
     @library.custom_op("apportion_test::twice", mutates_args=())
     def twice(x: Tensor) -> Tensor:
