@@ -210,6 +210,11 @@ def _operator(
         return None
     if _plain_name(target) in _IDENTITIES | _DROPOUTS:
         return args[0]  # type: ignore[no-any-return]
+    if target is aten.copy.default:
+        # What an assignment to a part of a tensor becomes. It has no derivative; what it is made of has.
+        place, given = args[:2]
+        given = into.call_function(aten.type_as.default, (given, place))
+        return into.create_node("call_function", aten.expand_as.default, (given, place), {}, name)
     target = _EQUIVALENTS.get(target._schema.name, target)
     return into.create_node("call_function", target, args, kwargs, name)
 

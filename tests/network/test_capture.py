@@ -63,6 +63,28 @@ def test_in_place_writes_into_views_are_seen_by_all_who_share_them() -> None:
         torch.testing.assert_close(capture(module, x).run(x), module(x))
 
 
+WRITES: dict[str, Callable[[Tensor], object]] = {
+    "a part": lambda y: y[:, :2].copy_(2 * y[:, 2:]),
+    "one for several": lambda y: y[:, :3].copy_(y[:, 3:]),
+    "doubles": lambda y: y.copy_(3 * y.double()),
+}
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_slopes_pass_through_assignments_to_parts_of_a_tensor(name: str) -> None:
+    def forward(body: Body, x: Tensor) -> Tensor:
+        y = body.linear(x) * 1
+        WRITES[name](y)
+        return y.square()
+
+    module, x = Body(forward).eval(), torch.randn(3, 4)
+    network = capture(module, x)
+    weight = network.tensors["linear.weight"].clone().requires_grad_()
+    network.run(x, tensors={"linear.weight": weight}).sum().backward()
+    (expected,) = torch.autograd.grad(module(x).sum(), [module.linear.weight])
+    torch.testing.assert_close(weight.grad, expected)
+
+
 def test_a_module_that_writes_into_its_input_leaves_the_data_as_it_was() -> None:
     def forward(body: Body, x: Tensor) -> Tensor:
         x -= 0.5
