@@ -148,7 +148,8 @@ def _bias_name(layer: fx.Node, weight: str, tensors: dict[str, Tensor]) -> str:
     bias = _bias(layer)
     if bias is not None and len(bias.users) == 1:
         return _stored(bias)
-    name = weight.removesuffix(".weight") + ".bias"
+    # Beside the weight: below it, a module would have to have a tensor and a part of one name.
+    name = weight.removesuffix("weight") + "bias" if weight.endswith("weight") else f"{weight}_bias"
     while name in tensors:
         name += "_folded"
     return name

@@ -55,6 +55,28 @@ def test_a_batch_norm_after_a_layer_on_vectors_or_signals_is_folded(
     assert not has_batch_norm(check(lively(module), torch.randn(shape)))
 
 
+@pytest.mark.parametrize(
+    ("name", "bias"), [("weight", "bias"), ("kernel", "kernel_bias"), ("in_weight", "in_bias")]
+)
+def test_the_folded_bias_of_a_weight_of_any_name_stands_beside_it(
+    lively: Lively, name: str, bias: str
+) -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_parameter(name, nn.Parameter(torch.randn(4, 3, 2, 2)))
+            self.norm = nn.BatchNorm2d(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(nn.functional.conv2d(x, self.get_parameter(name))).flatten(1)
+
+    x = torch.randn(2, 3, 4, 4)
+    network = check(lively(Own()), x)
+    assert list(network.tensors) == [name, bias]
+    with torch.inference_mode():
+        assert torch.equal(network.graph_module(x), network.run(x))
+
+
 def test_a_batch_norm_over_tokens_is_not_folded_into_the_linear_before_it(lively: Lively) -> None:
     # With as many tokens as features only the axes tell the two apart.
     network = check(lively(nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6))), torch.randn(2, 6, 6))
