@@ -6,7 +6,8 @@ underestimated. They are therefore shrunk by a factor s, which is chosen where t
 
     loss(o) = (1 - s) sum_u loss[u, o_u] + s/2 mean_n sum_r (sum_u v[n, r, u, o_u])^2,
 
-and with s = 0 in the first term for units that no sample reaches.
+but strips that no sample reaches, and which have no v, count with all of their loss in the first term. So a
+choice has one joint loss, whether a layer of one option is one unit or many.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from numpy.typing import NDArray
 
 from ..allocator import JointProblem, MultiProblem, deadline_after, descend, solve_multi
 from ..errors import InputError
+from .pooled import pooled_scores
 from .task import Task
+from .unused import unreached
 
-__all__ = ["Objective", "choose_shrinkage", "joint_problem", "sum_strips", "unit_factors"]
+__all__ = ["Objective", "choose_shrinkage", "joint_problem", "sum_strips", "unit_factors", "unreached_losses"]
 
 SHRINKAGES = (0.7, 0.5, 0.85, 0.25, 0.95, 0.0)
 """In the order in which they are tried: where time allows one, it is one that helped on real networks."""
@@ -61,7 +64,17 @@ def joint_problem(
     factors = unit_factors(task)
     if shrinkage is None:
         shrinkage = choose_shrinkage(task.problem, factors, time_limit_s=time_limit_s)
-    return _shrunk(task.problem, factors, shrinkage)
+    return _shrunk(task.problem, factors, shrinkage, unreached_losses(task))
+
+
+def unreached_losses(task: Task) -> NDArray[np.float64]:
+    """What units lose by their strips that no sample reaches, (units, options): no measurement shows it."""
+    losses, arrays = np.zeros_like(task.problem.loss), task.arrays
+    if arrays is not None:
+        strips = unreached(arrays.channel_loss, arrays.channel_error).numpy()
+        member = task.posed.member[strips]
+        np.add.at(losses, member, pooled_scores(task.profile, arrays)[strips])
+    return losses
 
 
 def unit_factors(task: Task) -> NDArray[np.float32]:
@@ -153,9 +166,12 @@ def _own(factors: NDArray[np.float32]) -> NDArray[np.float64]:
     return squares
 
 
-def _shrunk(problem: MultiProblem, factors: NDArray[np.float32], shrinkage: float) -> JointProblem:
-    # What no sample reached has no products, and keeps all of its floor.
-    reached = np.asarray(factors.any(axis=(1, 2)))
-    own = np.where(reached[:, None], 1 - shrinkage, 1.0) * problem.loss
-    linear = replace(problem, loss=own)
+def _shrunk(
+    problem: MultiProblem,
+    factors: NDArray[np.float32],
+    shrinkage: float,
+    kept: NDArray[np.float64] | float = 0.0,
+) -> JointProblem:
+    """The joint problem; `kept` is the part of the losses that has no products and is not shrunk."""
+    linear = replace(problem, loss=(1 - shrinkage) * (problem.loss - kept) + kept)
     return JointProblem(linear, np.float32(shrinkage**0.5) * factors)

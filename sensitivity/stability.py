@@ -20,7 +20,7 @@ from .merge import merge_scores
 from .problems import pose
 from .profile import Profile, ProfileArrays, Stability, StabilityRound
 from .task import Task, pose_task
-from .unused import FLOOR_ERROR
+from .unused import unreached
 
 __all__ = ["FIRST_SAMPLES", "MOST_REGRET", "measure_until_stable"]
 
@@ -156,9 +156,8 @@ def _sample_counts(total: int, first: int | None) -> list[int]:
 
 def _scores_of(profile: Profile, arrays: ProfileArrays) -> FisherScores:
     """The scores that a profile was made from."""
-    # Floors are known by their errors, and are found anew once more samples are seen.
-    marked = arrays.channel_error == FLOOR_ERROR * arrays.channel_loss
-    floor = marked.all(1, keepdim=True) & bool(profile.unused)
+    # Floors are found anew once more samples are seen.
+    floor = unreached(arrays.channel_loss, arrays.channel_error)[:, None]
     return FisherScores(
         profile.samples,
         arrays.projections,

@@ -18,7 +18,7 @@ from ..network import Data, Layer, LayerCall, Network, batch_size, batches
 from ..quantizer import Option, Quantizer
 from .candidates import cut_of, layer_options, perturbations
 
-__all__ = ["FLOOR_ERROR", "Floors", "find_floors"]
+__all__ = ["FLOOR_ERROR", "Floors", "find_floors", "unreached"]
 
 FLOOR_ERROR = 2.0
 """Standard error of a floor over the floor. No score has one above itself, so that floors are known by it."""
@@ -127,6 +127,17 @@ def find_floors(
         floors[place] = expected * cost * error(layer) * missing[:, None]
         unused[layer.name] = int(missing.sum())
     return Floors(floors, {layer.name: unused[layer.name] for layer in layers if layer.name in unused})
+
+
+def unreached(loss: Tensor, error: Tensor) -> Tensor:
+    """Which strips have no score of their own, but a floor or nothing, (strips,): known by their errors.
+
+    Parameters
+    ----------
+    loss, error : Tensor, shape (strips, options), float64
+        As a profile's arrays have them, floors included.
+    """
+    return (error == FLOOR_ERROR * loss).all(1)
 
 
 def _family(layer: Layer) -> tuple[str, tuple[int, ...]]:

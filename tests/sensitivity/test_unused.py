@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,11 +12,13 @@ from apportion.network import Data, Network, capture
 from apportion.quantizer import Quantizer, parse_options
 from apportion.sensitivity import FisherSettings, Profile, ProfileArrays, measure_profile, solve_plan
 from apportion.sensitivity.candidates import perturbations
-from apportion.sensitivity.joint import Objective, unit_factors
+from apportion.sensitivity.joint import Objective, joint_problem, unit_factors
 from apportion.sensitivity.stability import _scores_of
 from apportion.sensitivity.task import pose_task
 
 OPTIONS = parse_options("w2..6")
+# Factors are summed in float32.
+FLOAT32 = 1e-5
 
 
 class Words(nn.Module):
@@ -99,6 +102,19 @@ def test_a_plan_spends_bits_on_what_was_not_reached(network: Network, ids: Tenso
     # Eight bits per weight are codes of more than five: nothing is left at the least.
     assert "w2" not in options["table"][12:]
     assert "w2" not in options["side1"]
+
+
+@pytest.mark.parametrize("shrinkage", [0.0, 0.5, 0.95])
+def test_a_choice_has_one_joint_loss_however_its_layers_are_cut_into_units(
+    network: Network, ids: Tensor, shrinkage: float
+) -> None:
+    task = pose_task(*measured(network, ids), "8b", "channel")
+    strips = np.full(len(task.posed.member), 1)
+    losses = [
+        joint_problem(each, shrinkage).loss_of(each.choice_of_strips(strips))
+        for each in (task, task.with_plain(frozenset({0})), task.with_plain(frozenset(task.posed.coded)))
+    ]
+    assert losses[1:] == pytest.approx([losses[0]] * 2, rel=FLOAT32)
 
 
 def test_floors_have_no_products(network: Network, ids: Tensor) -> None:
