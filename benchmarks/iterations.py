@@ -43,7 +43,7 @@ def main() -> None:
     )
     parser.add_argument("--counts", nargs="+", type=int, default=list(COUNTS))
     parser.add_argument("--samples", type=int, default=1024)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--job-arguments", default="", help="more arguments of the whole job")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -132,7 +132,7 @@ def write(settings: dict[str, int], rows: dict[str, Row]) -> None:
             Table("The whole job, wall seconds", ["stage", "seconds"], [list(each) for each in stages])
         )
     notes = [
-        f"cifar10_resnet20, {settings['samples']} training images, {settings['threads']} threads; judged on "
+        f"cifar10_resnet20, {settings['samples']} training images, threads: {settings['threads']}; judged on "
         f"the first {JUDGED_ON} test images. Default: {Learning().iterations:,} iterations of "
         f"{Learning().batch} images. A plan gives one option to all layers but the first and the last, which "
         "have w8.",
@@ -148,7 +148,7 @@ def write(settings: dict[str, int], rows: dict[str, Row]) -> None:
     write_report(
         NAME,
         "Iterations of learned rounding",
-        "python benchmarks/iterations.py",
+        f"python benchmarks/iterations.py --samples {settings['samples']} --threads {settings['threads']}",
         tables,
         notes,
         {"rows": rows},
