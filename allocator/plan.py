@@ -137,7 +137,7 @@ class Refinement(Document):
     accepted : int
         Moves to a plan that was better than all before on the samples that decide.
     start_loss, loss : float
-        Measured before and after, mean over the samples that decide.
+        Measured on the samples that decide, before and after; scores of what no sample reaches are added.
     data : str
         Name of the data.
     """

@@ -9,7 +9,8 @@ with W(x) what the scored method makes of the weights under x (nearest rounding,
 the projection of unit u's move on the output directions *at x*. The slope is exact and costs one
 forward and one backward pass; the curvature is that of `score_fisher` around x, and is taken again when moves
 no longer succeed. The damping k is the trust region (Levenberg, Quarterly of Applied Mathematics 2, 1944): it
-rises until the true loss, measured, falls, and sinks after good moves.
+rises until the true loss, measured, falls, and sinks after good moves. Of strips that no sample reaches no
+measurement shows a loss: their scores are added to what is measured, and to what is expected.
 
 Slopes, curvature and the loss that accepts a move come from one half of the data. A path of moves that fits
 a few hundred samples by thousands of choices lowers their loss whether it is good or not, so the loss on the
@@ -34,6 +35,7 @@ from ..network import Data, Network
 from .around import Around
 from .candidates import OptionWeights
 from .fisher import FisherSettings
+from .joint import unreached_losses
 from .profile import Profile, ProfileArrays
 from .task import Task, task_of
 
@@ -61,7 +63,8 @@ class RefineStep(NamedTuple):
     moved : int
         Units that would change their option.
     predicted, loss : float
-        What the model expects and what was measured, on the samples that moves come from.
+        What the model expects and what was measured, on the samples that moves come from; the scores of what
+        no sample reaches are in both.
     deciding : float or None
         Measured on the samples that decide; None where the move was refused.
     best : bool
@@ -89,7 +92,7 @@ class Refined:
     ----------
     choice : int array (units,)
     start_loss, loss : float
-        Measured before and after, on the samples that decide.
+        Measured before and after, on the samples that decide, with the scores of what no sample reaches.
     steps : tuple of RefineStep
     """
 
@@ -150,13 +153,14 @@ def refine(
             "what made them as `weights`"
         )
     around = Around(network, *_halves(data), task, settings or FisherSettings(), weights)
-    places = [_Place(around, start) for start in starts]
+    unseen = unreached_losses(task)
+    places = [_Place(around, unseen, start) for start in starts]
     origin = here = best = min(places, key=lambda place: place.deciding)
     curvature, stale = around.curvature_at_float(), True
     damping, refused, worse, steps = FIRST_DAMPING, here.choice, 0, list[RefineStep]()
     leaving = damping, here.choice
     while len(steps) < evaluations and LEAST_DAMPING <= damping <= GREATEST_DAMPING:
-        moved, predicted = _move(task, here.slope, curvature, here.choice, damping)
+        moved, predicted = _move(task, here, curvature, damping)
         if (moved == here.choice).all():
             if refused is not here.choice:
                 break
@@ -165,7 +169,7 @@ def refine(
         if (moved == refused).all():
             damping *= DAMPED
             continue
-        there = _Place(around, moved)
+        there = _Place(around, unseen, moved)
         accepted = there.loss < here.loss
         better = accepted and there.deciding < best.deciding
         units, deciding = int((moved != here.choice).sum()), there.deciding if accepted else None
@@ -191,22 +195,26 @@ def refine(
 
 
 class _Place:
-    """A choice with what is measured there, once something asks for it."""
+    """A choice with what is measured there, once something asks for it.
 
-    def __init__(self, around: Around, choice: NDArray[np.intp]) -> None:
-        self._around, self.choice = around, choice
+    To the losses `unseen` is added: those of what no sample reaches, (units, options).
+    """
+
+    def __init__(self, around: Around, unseen: NDArray[np.float64], choice: NDArray[np.intp]) -> None:
+        self._around, self._unseen, self.choice = around, unseen, choice
+        self._added = float(unseen[np.arange(len(choice)), choice].sum())
 
     @cached_property
     def loss(self) -> float:
-        return self._around.loss(self.choice)
+        return self._around.loss(self.choice) + self._added
 
     @cached_property
     def deciding(self) -> float:
-        return self._around.deciding_loss(self.choice)
+        return self._around.deciding_loss(self.choice) + self._added
 
     @cached_property
     def slope(self) -> NDArray[np.float64]:
-        return self._around.slope(self.choice)
+        return self._around.slope(self.choice) + self._unseen
 
 
 def refine_plan(
@@ -276,14 +284,10 @@ def _halves(data: Data) -> tuple[Data, Data]:
 
 
 def _move(
-    task: Task,
-    slope: NDArray[np.float64],
-    curvature: NDArray[np.float32],
-    choice: NDArray[np.intp],
-    damping: float,
+    task: Task, place: _Place, curvature: NDArray[np.float32], damping: float
 ) -> tuple[NDArray[np.intp], float]:
     """The choice of least modelled loss from here, and the change of the loss that the model expects."""
-    units = np.arange(task.problem.units)
+    units, choice, slope = np.arange(task.problem.units), place.choice, place.slope
     own = np.einsum("uor,uor->uo", curvature, curvature)
     here = curvature[units, choice]
     own = own - 2 * (curvature @ here[:, :, None])[:, :, 0] + own[units, choice][:, None]

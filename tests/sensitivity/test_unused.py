@@ -10,7 +10,14 @@ from torch import Tensor, nn
 from apportion.errors import InputError
 from apportion.network import Data, Network, capture
 from apportion.quantizer import Quantizer, parse_options
-from apportion.sensitivity import FisherSettings, Profile, ProfileArrays, measure_profile, solve_plan
+from apportion.sensitivity import (
+    FisherSettings,
+    Profile,
+    ProfileArrays,
+    measure_profile,
+    refine_plan,
+    solve_plan,
+)
 from apportion.sensitivity.candidates import perturbations
 from apportion.sensitivity.joint import Objective, joint_problem, unit_factors
 from apportion.sensitivity.stability import _scores_of
@@ -115,6 +122,17 @@ def test_a_choice_has_one_joint_loss_however_its_layers_are_cut_into_units(
         for each in (task, task.with_plain(frozenset({0})), task.with_plain(frozenset(task.posed.coded)))
     ]
     assert losses[1:] == pytest.approx([losses[0]] * 2, rel=FLOAT32)
+
+
+def test_moves_by_measured_loss_do_not_take_the_bits_of_what_was_not_reached(
+    network: Network, ids: Tensor
+) -> None:
+    profile, arrays = measured(network, ids)
+    plan = solve_plan(profile, arrays, "8b", "channel")
+    refined = refine_plan(network, Data(ids, None, "ids"), profile, arrays, plan, 4)
+    options = {layer.name: layer.strip_options() for layer in refined.layers}
+    assert "w2" not in options["table"][12:]
+    assert "w2" not in options["side1"]
 
 
 def test_floors_have_no_products(network: Network, ids: Tensor) -> None:
