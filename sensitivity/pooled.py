@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .profile import Profile, ProfileArrays
-from .unused import FLOOR_ERROR
+from .unused import unreached
 
 __all__ = ["pooled_scores"]
 
@@ -37,7 +37,8 @@ def pooled_scores(profile: Profile, arrays: ProfileArrays) -> NDArray[np.float64
     """
     loss, error = arrays.channel_loss.numpy().copy(), arrays.channel_error.numpy()
     # What no sample reached is estimated from elsewhere, and its error says nothing of differences.
-    noise = np.where(error == FLOOR_ERROR * loss, 0.0, error) ** 2
+    floor = unreached(arrays.channel_loss, arrays.channel_error).numpy()[:, None]
+    noise = np.where(floor, 0.0, error) ** 2
     shared = _relative_errors(profile, arrays) ** 2
     starts = np.cumsum([0, *(layer.strips for layer in profile.layers)])
     for row, (begin, end) in enumerate(pairwise(starts)):
