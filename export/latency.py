@@ -13,7 +13,7 @@ from torch import Tensor, fx
 
 from ..errors import InputError
 from ..network import InputShape, Layer, LayerCall, Network
-from ..quantizer import Option, QuantizedRows, StepUnit
+from ..quantizer import Option, QuantizedRows, StepUnit, codes_of
 from ..reconstruct import StoredLayer, StoredPart
 from .extras import need_onnx
 from .onnx_file import filled, serialized
@@ -207,9 +207,9 @@ def _parsed(content: bytes) -> Any:
 def _any_weight(layer: Layer, option: Option) -> StoredLayer:
     """Random codes: the time does not depend on them."""
     generator = torch.Generator().manual_seed(0)
-    half = 2 ** (option.bits - 1)
+    every = torch.tensor(codes_of(option.bits), dtype=torch.int8)
     shape = (option.points, layer.channels, layer.fan_in)
-    codes = torch.randint(-half, half, shape, generator=generator, dtype=torch.int8)
+    codes = every[torch.randint(len(every), shape, generator=generator)]
     groups = -(-layer.fan_in // option.group) if option.group else 1
     channels = 1 if option.unit is StepUnit.TENSOR else layer.channels
     rows = QuantizedRows(option, codes, torch.full((option.points, channels, groups), 2.0**-8))

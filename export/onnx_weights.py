@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import reduce
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,8 +33,9 @@ def weight_nodes(
 
         sum_k DequantizeLinear(digit_ik, 2^shift_k * steps_i)     steps per row, per group of the row, or one
 
-    Digits of one bit are stored eight in a byte. Where a layer has few weights of such a width, they are
-    integers of the next one instead. Points are added up, rows with different options concatenated, and
+    Digits of one bit are stored eight in a byte. Codes of one bit, -1 and 1, are the digits 0 and 1 less
+    their opposites, both dequantized. Where a layer has few weights of such a width, they are integers of
+    the next one instead. Points are added up, rows with different options concatenated, and
     brought into their order by a Gather. The sum is that of `QuantizedRows.dequantize`, term by term, so the
     weight is the same to the last bit.
 
@@ -96,6 +98,11 @@ def _rows(builder: Builder, rows: QuantizedRows) -> str:
 def _point(builder: Builder, rows: QuantizedRows, index: int) -> str:
     name = f"{rows.option}.{index}"
     steps = _steps(builder, f"{name}.steps", rows, index)
+    if rows.option.bits == 1:
+        positive = builder.integers(f"{name}.codes", rows.codes[index] > 0, 1)
+        negative = builder.node("BitwiseXor", [positive, builder.constant(np.array(1, np.uint8))])
+        each = [_dequantize(builder, stored, steps, rows) for stored in (positive, negative)]
+        return builder.node("Sub", each)
     digits: list[str] = []
     below = rows.option.bits
     for width in _digits(rows.option.bits):

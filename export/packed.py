@@ -38,6 +38,7 @@ from ..quantizer import (
     QuantizedRows,
     StepUnit,
     channel_code_bits,
+    codes_of,
     pack_codes,
     parse_option,
     steps_from_half,
@@ -50,8 +51,8 @@ from .writer import TensorWriter
 __all__ = ["PackedNetwork", "read_packed", "write_packed"]
 
 ENTRY = "apportion"
-# Codes have at least 2 bits.
-MOST_WEIGHTS_PER_BYTE = 4
+# Codes have at least one bit.
+MOST_WEIGHTS_PER_BYTE = 8
 DTYPES = {str(dtype): dtype for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
 
 
@@ -235,9 +236,9 @@ def _layer_of(path: Path, layer: LayerPlan, header: Header) -> StoredLayer:
 
 def _pack_strips(plan: Plan, layer: LayerPlan) -> Tensor:
     chosen = layer.strip_options()[:: parse_unit(plan.unit).tile]
-    codes = torch.tensor([plan.options.index(option) for option in chosen])
     bits = channel_code_bits(len(plan.options))
-    return pack_codes((codes - 2 ** (bits - 1)).to(torch.int8), bits)
+    codes = torch.tensor(codes_of(bits), dtype=torch.int8)
+    return pack_codes(codes[[plan.options.index(option) for option in chosen]], bits)
 
 
 def _check_counts(layers: Sequence[LayerPlan], stored_bytes: int) -> None:

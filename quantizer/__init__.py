@@ -8,7 +8,7 @@ from .activation import (
     parse_option_set,
     weight_part,
 )
-from .grid import Grid, Rounding, signed_grid
+from .grid import Grid, Rounding, codes_of, signed_grid, sum_grid
 from .option import Option, StepUnit, option_names, parse_option, parse_options
 from .packing import pack_codes, packed_bytes, unpack_codes
 from .points import Points, fit_greedy, fit_joint, fit_point
@@ -36,6 +36,7 @@ __all__ = [
     "activation_part",
     "channel_code_bits",
     "code_combinations",
+    "codes_of",
     "fit_greedy",
     "fit_joint",
     "fit_point",
@@ -52,6 +53,7 @@ __all__ = [
     "steps_from_half",
     "steps_to_half",
     "stored_bits",
+    "sum_grid",
     "unpack_codes",
     "weight_part",
 ]

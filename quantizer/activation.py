@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from ..errors import InputError
-from .option import MAX_BITS, MIN_BITS, Option, parse_options
+from .option import MAX_BITS, Option, parse_options
 
 __all__ = [
     "ActivationOption",
@@ -17,6 +17,8 @@ __all__ = [
     "split_option",
     "weight_part",
 ]
+
+MIN_BITS = 2
 
 
 @dataclass(frozen=True, order=True)

@@ -11,7 +11,7 @@ from ..errors import InputError
 __all__ = ["STEP_BITS", "Option", "StepUnit", "option_names", "parse_option", "parse_options"]
 
 STEP_BITS = 16
-MIN_BITS, MAX_BITS, MAX_POINTS, MAX_GROUP = 2, 8, 8, 999_999
+MIN_BITS, MAX_BITS, MAX_POINTS, MAX_GROUP = 1, 8, 8, 999_999
 
 
 class StepUnit(enum.StrEnum):
@@ -29,7 +29,7 @@ class Option:
     Parameters
     ----------
     bits : int
-        Width of one integer code, 2 to 8.
+        Width of one integer code, 1 to 8. One bit says -1 or 1, more are in two's complement.
     points : int
         Number of low-bit tensors whose sum stands for the weight, 1 to 8.
     unit : StepUnit
@@ -39,8 +39,8 @@ class Option:
 
     Notes
     -----
-    Text form: ``w4``, ``w2x2`` (two 2-bit points), ``w4t`` (one step for the tensor), ``w4g64``
-    (one step per 64 input weights), ``w2x2g64``.
+    Text form: ``w4``, ``w2x2`` (two 2-bit points), ``w1x3`` (three binary points), ``w4t`` (one step for
+    the tensor), ``w4g64`` (one step per 64 input weights), ``w2x2g64``.
 
     Raises
     ------

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .grid import Grid, Rounding, signed_grid
+from .grid import Rounding, codes_of, signed_grid, sum_grid
 from .steps import StepSearch, row_error, search_steps, storable_steps, unit_rows
-from .sums import SortedRows, alternate, code_combinations, nearest_codes
+from .sums import ROUNDS, SortedRows, alternate, code_combinations, nearest_codes
 
 __all__ = ["Points", "fit_greedy", "fit_joint", "fit_point"]
 
@@ -24,6 +24,10 @@ SIGNED_PLACES = 3
 # often. At 64 weights, a common size of a group, it gains half a percent for 4 to 13 times the work.
 LONG_WEIGHTS = 64
 SHORT_SCALES = (1.0, 0.7, 0.8, 0.9, 1.1)
+# Sums of binary points need not be an even grid: those that are dense where most weights lie take more rounds
+# to find, and are found from steps that fall off more slowly than by halves.
+BINARY_ROUNDS = 30
+BINARY_RATIO = 1.6
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,9 @@ def fit_point(
     scaled, scale = unit_rows(rows)
     steps = storable_steps(search_steps(scaled, grid, search, p))
     codes = grid.codes(scaled, steps[:, None])
+    if bits == 1:
+        # No code is zero.
+        steps = steps.where(rows.any(1), 0.0)
     return Points(codes.to(torch.int8)[None], (steps * scale)[None])
 
 
@@ -79,7 +86,8 @@ def fit_greedy(
 ) -> Points:
     """Point after point on the residual: ``r_1 = w``, ``r_{i+1} = r_i - step_i * code(r_i)``.
 
-    A point that would raise the squared error of its row, as floor rounding can, gets zero codes.
+    A point that would raise the squared error of its row, as floor rounding can, gets zero codes, or where
+    one bit has none a step of zero.
 
     References
     ----------
@@ -91,7 +99,7 @@ def fit_greedy(
     for _ in range(points - 1):
         residual = scaled - fitted.values()
         extra = fit_point(residual, bits, search=search, p=p, rounding=rounding)
-        fitted = _append(scaled, fitted, extra)
+        fitted = _append(scaled, fitted, extra, bits)
     return Points(fitted.codes, fitted.steps * scale)
 
 
@@ -122,8 +130,8 @@ def _fit_unit(rows: Tensor, bits: int, points: int) -> Points:
         return fit_point(rows, bits)
     # Guarantees that the error never grows with another point.
     fewer = _fit_unit(rows, bits, points - 1)
-    best = _append(rows, fewer, fit_point(rows - fewer.values(), bits))
-    positional = _positional_starts(rows, bits, points)
+    best = _append(rows, fewer, fit_point(rows - fewer.values(), bits), bits)
+    positional = _positional_starts(rows, bits, points) if bits > 1 else _binary_starts(rows, points)
     if bits * points > MAX_JOINT_BITS:
         for start in positional:
             best = _better(rows, best, _digits(rows, bits, start))
@@ -133,16 +141,18 @@ def _fit_unit(rows: Tensor, bits: int, points: int) -> Points:
     # All starts at once, as if they were rows of their own.
     starts = torch.stack([best.steps, *positional], 1)
     copies = ordered.of_rows(torch.arange(len(rows), device=rows.device).repeat(starts.shape[1]))
-    steps, error = alternate(copies, combinations, starts.flatten(1))
+    rounds = ROUNDS if bits > 1 else BINARY_ROUNDS
+    steps, error = alternate(copies, combinations, starts.flatten(1), rounds)
     winner = error.view(-1, len(rows)).argmin(0)
     steps = steps.view_as(starts).gather(1, winner.expand(points, 1, -1))[:, 0]
     return _better(rows, best, Points(nearest_codes(rows, combinations, steps), steps))
 
 
-def _append(rows: Tensor, fitted: Points, extra: Points) -> Points:
-    """`fitted` and one more point, with zero codes in the rows that it does not help."""
+def _append(rows: Tensor, fitted: Points, extra: Points, bits: int) -> Points:
+    """`fitted` and one more point, which is nothing in the rows that it does not help."""
     longer = Points(torch.cat([fitted.codes, extra.codes]), torch.cat([fitted.steps, extra.steps]))
-    longer.codes[-1, longer.error(rows) > fitted.error(rows)] = 0
+    what = longer.steps if bits == 1 else longer.codes
+    what[-1, longer.error(rows) > fitted.error(rows)] = 0
     return longer
 
 
@@ -162,7 +172,7 @@ def _positional_starts(rows: Tensor, bits: int, points: int) -> list[Tensor]:
     for pattern in itertools.product((1.0, -1.0), repeat=min(points, SIGNED_PLACES)):
         signed = place.clone()
         signed[: len(pattern)] *= torch.tensor(pattern, device=rows.device)
-        grid = _sum_grid(bits, signed)
+        grid = sum_grid(bits, [int(each) for each in signed])
         step = search_steps(rows, grid)
         patterns.append(signed)
         steps.append(step)
@@ -176,19 +186,26 @@ def _positional_starts(rows: Tensor, bits: int, points: int) -> list[Tensor]:
     return [start * scale for start in starts for scale in (SHORT_SCALES if short else (1.0,))]
 
 
-def _sum_grid(bits: int, place: Tensor) -> Grid:
-    """The consecutive integers that digits of `bits` bits at the signed places reach."""
-    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
-    least = sum(min(low * int(p), high * int(p)) for p in place)
-    most = sum(max(low * int(p), high * int(p)) for p in place)
-    return Grid(-least, most)
+def _binary_starts(rows: Tensor, points: int) -> list[Tensor]:
+    """Steps, shape (points, rows): of an even grid, of a slower fall, and of every point on what is left."""
+    places = [2**i for i in reversed(range(points))]
+    even = search_steps(rows, sum_grid(1, places))
+    falling = rows.new_tensor([BINARY_RATIO**-i for i in range(points)])
+    left, greedy = rows, []
+    for _ in range(points):
+        greedy.append(left.abs().mean(1))
+        left = left.abs() - greedy[-1][:, None]
+    return [
+        rows.new_tensor(places)[:, None] * even,
+        (falling / falling.norm())[:, None] * rows.square().mean(1).sqrt(),
+        torch.stack(greedy),
+    ]
 
 
 def _digits(rows: Tensor, bits: int, steps: Tensor) -> Points:
     """Digits of the nearest positional sum, the largest place first, each given what is left."""
     steps = storable_steps(steps)
-    half = 2 ** (bits - 1)
-    low, high = -half, half - 1
+    low, high = codes_of(bits)[0], codes_of(bits)[-1]
     codes = []
     residual = rows.clone()
     for i, step in enumerate(steps):

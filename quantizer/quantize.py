@@ -19,6 +19,8 @@ __all__ = ["PointFit", "QuantizedRows", "Quantizer"]
 
 # Rows are fitted in pieces whose weights, and sums of points, stay in the processor's cache.
 CHUNK_WEIGHTS = 2**17
+# A step whose square is still a number.
+NOTHING = 2.0**-60
 
 
 class PointFit(enum.StrEnum):
@@ -115,7 +117,8 @@ class Quantizer:
         """Codes and steps of `rows`, shape (channels, fan_in), under `option`.
 
         Rows that do not share a step do not touch each other, except that a step below 2^-28 of the
-        tensor's largest cannot be stored beside it, and its codes become zero.
+        tensor's largest cannot be stored beside it: its codes become zero, or where one bit has no zero the
+        step becomes that fraction of the largest.
 
         Raises
         ------
@@ -135,7 +138,7 @@ class Quantizer:
         pieces = [self._fit(part, option) for part in torch.split(cells, chunk)]
         codes = torch.cat([piece.codes for piece in pieces], 1)
         steps = torch.cat([piece.steps for piece in pieces], 1)
-        codes, steps = _within_half_range(codes, steps)
+        codes, steps = _within_half_range(codes, steps, option.bits)
         if option.unit is StepUnit.TENSOR:
             return QuantizedRows(option, codes.view(-1, channels, fan_in), steps[:, :, None])
         codes = codes.view(option.points, channels, -1)[:, :, :fan_in]
@@ -143,7 +146,10 @@ class Quantizer:
         return QuantizedRows(option, codes, steps)
 
     def _cells(self, rows: Tensor, option: Option) -> Tensor:
-        """The weights that share a step, one row each; a short last group is filled with zeros."""
+        """The weights that share a step, one row each; a short last group is filled up.
+
+        With zeros, or for one bit, which has none, with its own weights.
+        """
         fan_in = rows.shape[1]
         if option.unit is StepUnit.TENSOR:
             return rows.reshape(1, -1)
@@ -155,7 +161,12 @@ class Quantizer:
                 f"use a group of at most {fan_in} or w{option.bits}"
             )
         missing = -fan_in % option.group
-        return torch.nn.functional.pad(rows, (0, missing)).reshape(-1, option.group)
+        if missing and option.bits == 1:
+            own = rows[:, missing - option.group :]
+            rows = torch.cat([rows, own.repeat(1, -(-missing // own.shape[1]))[:, :missing]], 1)
+        else:
+            rows = torch.nn.functional.pad(rows, (0, missing))
+        return rows.reshape(-1, option.group)
 
     def _fit(self, cells: Tensor, option: Option) -> Points:
         plain = self.search is StepSearch.MSE and self.rounding is Rounding.NEAREST
@@ -166,13 +177,17 @@ class Quantizer:
         )
 
 
-def _within_half_range(codes: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
+def _within_half_range(codes: Tensor, steps: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """Raise the steps that half precision cannot hold beside the largest, and zero their codes.
 
-    A step whose codes are all zero means nothing, so it neither counts as the largest nor needs its value.
+    One bit has no zero, but the steps are next to nothing. A step whose codes are all zero means nothing, so
+    it neither counts as the largest nor needs its value.
     """
     live = steps.where(codes.any(2), 0.0)
-    # Without any live step every scale is as good.
-    floor = power_of_two_below(live) * SMALLEST_RATIO if bool(live.any()) else torch.ones_like(live[0, 0])
+    # Without any live step every scale is as good, but for codes of one bit, which are never zero.
+    nothing = torch.full_like(live[0, 0], NOTHING if bits == 1 else 1.0)
+    floor = power_of_two_below(live) * SMALLEST_RATIO if bool(live.any()) else nothing
     small = live.abs() < floor
-    return codes.masked_fill(small[:, :, None], 0), steps.where(~small, floor)
+    if bits > 1:
+        codes = codes.masked_fill(small[:, :, None], 0)
+    return codes, steps.where(~small, floor)

@@ -83,8 +83,8 @@ def search_steps(rows: Tensor, grid: Grid, method: StepSearch = StepSearch.MSE, 
         return cover * scale
     exponent = 2.0 if method is StepSearch.MSE else p
     rms = rows.square().mean(1).sqrt_()
-    # The optimal step of a Gaussian is close to 4 sigma / levels^0.87; half of it is below any optimum.
-    first = torch.minimum(rms * (2.0 / (grid.qmin + grid.qmax + 1) ** 0.87), cover)
+    # The optimal spacing of a Gaussian is close to 4 sigma / levels^0.87; half of it is below any optimum.
+    first = torch.minimum(rms * (2.0 / grid.spacing / grid.levels**0.87), cover)
     first = torch.where(zero, 1.0, first.clamp_min(torch.finfo(rows.dtype).tiny))
     last = cover * 1.05
     once = FEW_CANDIDATES if rows.shape[1] > LONG_WEIGHTS else CANDIDATES

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .grid import codes_of
 from .steps import storable_steps
 
 __all__ = ["SortedRows", "alternate", "code_combinations", "nearest_codes"]
@@ -57,11 +58,13 @@ class SortedRows:
 
 def code_combinations(bits: int, points: int, device: torch.device) -> Tensor:
     """All ways to choose a code of `bits` bits for each point, shape (2^(bits * points), points), float32."""
-    codes = torch.arange(-(2 ** (bits - 1)), 2 ** (bits - 1), device=device, dtype=torch.float32)
+    codes = torch.tensor(codes_of(bits), device=device, dtype=torch.float32)
     return torch.cartesian_prod(*[codes] * points).view(-1, points)
 
 
-def alternate(rows: SortedRows, combinations: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
+def alternate(
+    rows: SortedRows, combinations: Tensor, steps: Tensor, rounds: int = ROUNDS
+) -> tuple[Tensor, Tensor]:
     """Nearest sums at given steps and least-squares steps at given codes, in turn, from `steps` on.
 
     Every row goes its own way and stops when a round no longer helps it, so the result of a row does not
@@ -73,6 +76,8 @@ def alternate(rows: SortedRows, combinations: Tensor, steps: Tensor) -> tuple[Te
     combinations : Tensor, shape (sums, points)
         From `code_combinations`.
     steps : Tensor, shape (points, rows)
+    rounds : int
+        At most.
 
     Returns
     -------
@@ -84,7 +89,7 @@ def alternate(rows: SortedRows, combinations: Tensor, steps: Tensor) -> tuple[Te
     best = torch.zeros_like(steps)
     least = torch.full_like(rows.energy, torch.inf)
     active = torch.arange(len(least), device=least.device)
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         steps = storable_steps(steps)
         gram, product = _moments(rows, combinations, steps)
         wide = steps.T.double()

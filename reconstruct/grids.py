@@ -17,7 +17,7 @@ from .finalize import StoredLayer
 __all__ = ["Bracket", "LayerGrid"]
 
 # Beyond this many codes of all points but the last, codes are found point after point.
-MOST_EARLIER = 2**6
+MOST_EARLIER = 2**7
 TRIED_NUMBERS = 2**22
 # In steps of the last point.
 COINCIDING = 1e-3
@@ -78,7 +78,7 @@ class LayerGrid:
                 mine = part.index
                 place, column = self._place[mine], columns[mine, None]
             chosen = grid.nearest(values[mine, None], column)
-            into[:, place, column[:, 0]] = chosen[:, :, 0].to(torch.int8)
+            into[:, place, column[:, 0]] = grid.codes(chosen)[:, :, 0]
             rounded[mine] = grid.values(chosen, column)[:, 0]
         return rounded
 
@@ -86,7 +86,7 @@ class LayerGrid:
         """Codes of the values nearest to all weights, given as rows of the layer's cut."""
         columns = torch.arange(rows.shape[1], device=rows.device)
         return [
-            grid.nearest(rows[part.index], columns.expand(len(part.index), -1)).to(torch.int8)
+            grid.codes(grid.nearest(rows[part.index], columns.expand(len(part.index), -1)))
             for part, grid in zip(self.layer.parts, self._grids, strict=True)
         ]
 
@@ -107,23 +107,23 @@ class LayerGrid:
         sums : bool
             Whether a sum of points may become the next larger or smaller sum, which changes any of its
             points; else the last point alone is rounded up or down, and the earlier ones stay as stored.
-            Where all points but the last have more than 6 bits, the last is rounded in either case.
+            Where all points but the last have more than 7 bits, the last is rounded in either case.
         """
         rows = self._cut.to_rows(weight.float())
         low, gap, share = torch.empty_like(rows), torch.empty_like(rows), torch.empty_like(rows)
         is_upper = torch.empty_like(rows, dtype=torch.bool)
         lower, upper = [], []
         for part, grid in zip(self.layer.parts, self._grids, strict=True):
-            codes = part.rows.codes.to(rows.dtype)
+            digits = grid.digits(part.rows.codes.to(rows.dtype))
             columns = torch.arange(rows.shape[1], device=rows.device).expand(len(part.index), -1)
-            below, above, where = grid.around(codes, rows[part.index], columns, sums=sums)
+            below, above, where = grid.around(digits, rows[part.index], columns, sums=sums)
             value, other = grid.values(below, columns), grid.values(above, columns)
             low[part.index] = value
             gap[part.index] = other - value
-            is_upper[part.index] = _is_nearer(grid.values(codes, columns), other, value)
+            is_upper[part.index] = _is_nearer(grid.values(digits, columns), other, value)
             share[part.index] = where
-            lower.append(below.to(torch.int8))
-            upper.append(above.to(torch.int8))
+            lower.append(grid.codes(below))
+            upper.append(grid.codes(above))
         low, gap, is_upper, share = map(self._cut.from_rows, (low, gap, is_upper, share))
         return Bracket(self, low, gap, is_upper, share, tuple(lower), tuple(upper))
 
@@ -174,12 +174,25 @@ class Bracket:
 
 
 class _LastPoint:
-    """Rows whose codes are found point after point, each on what the ones before left over."""
+    """Rows whose digits are found point after point, each on what the ones before left over.
+
+    Digits are codes in two's complement. Those of one bit are -1 and 0 for the codes -1 and 1, so that their
+    steps are twice as large, and the sum of the rows' own steps, half of these, is added.
+    """
 
     def __init__(self, rows: QuantizedRows) -> None:
+        self.binary = rows.option.bits == 1
         self.half = 2 ** (rows.option.bits - 1)
         self.group = rows.option.group or rows.codes.shape[2]
-        self.steps = rows.steps.expand(-1, rows.codes.shape[1], -1)
+        self.steps = rows.steps.expand(-1, rows.codes.shape[1], -1) * (2 if self.binary else 1)
+
+    def digits(self, codes: Tensor) -> Tensor:
+        """Digits of stored codes."""
+        return (codes - 1) / 2 if self.binary else codes
+
+    def codes(self, digits: Tensor) -> Tensor:
+        """The codes to be stored, int8."""
+        return (2 * digits + 1 if self.binary else digits).to(torch.int8)
 
     def of(self, place: Tensor) -> Self:
         """The grid of some of the rows."""
@@ -193,35 +206,40 @@ class _LastPoint:
             return self.steps.expand(-1, -1, columns.shape[1])
         return self.steps.gather(2, (columns // self.group).expand(len(self.steps), -1, -1))
 
-    def values(self, codes: Tensor, columns: Tensor) -> Tensor:
-        """``sum_i steps[i] * codes[i]``, shape (n, k)."""
-        return (codes * self.steps_at(columns)).sum(0)
+    def offset(self, steps: Tensor) -> Tensor:
+        """The values whose digits are all zero, shape (n, k)."""
+        return steps.sum(0) / 2 if self.binary else torch.zeros_like(steps[0])
+
+    def values(self, digits: Tensor, columns: Tensor) -> Tensor:
+        """``sum_i steps[i] * digits[i] + offset``, shape (n, k)."""
+        steps = self.steps_at(columns)
+        return (digits * steps).sum(0) + self.offset(steps)
 
     def nearest(self, values: Tensor, columns: Tensor) -> Tensor:
-        """Codes (points, n, k) of the value nearest to each of `values`, shape (n, k)."""
+        """Digits (points, n, k) of the value nearest to each of `values`, shape (n, k)."""
         steps = self.steps_at(columns)
-        codes = torch.empty_like(steps)
-        residual = values
+        digits = torch.empty_like(steps)
+        residual = values - self.offset(steps)
         for i, step in enumerate(steps):
             # The later points reach further on one side than the other; aim at the middle of their reach.
             middle = -steps[i + 1 :].sum(0) / 2
-            codes[i] = ((residual - middle) / step).round_().clamp_(-self.half, self.half - 1)
-            residual = residual - codes[i] * step
-        return codes
+            digits[i] = ((residual - middle) / step).round_().clamp_(-self.half, self.half - 1)
+            residual = residual - digits[i] * step
+        return digits
 
     def around(
-        self, codes: Tensor, values: Tensor, columns: Tensor, *, sums: bool
+        self, digits: Tensor, values: Tensor, columns: Tensor, *, sums: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Codes with the last point rounded down and up, one of them `codes`, and where `values` lie between.
+        """Digits with the last point rounded down and up, one of them `digits`, and where `values` lie.
 
         `sums` makes no difference where the earlier points have too many codes to try.
         """
         step = self.steps_at(columns)[-1]
         # From the stored value to the weight, in steps of the last point.
-        offset = ((values - self.values(codes, columns)) / step).clamp(-0.5, 0.5)
-        last = (codes[-1] + offset).floor_().clamp_(-self.half, self.half - 2)
-        share = (codes[-1] + offset - last).clamp_(0.0, 1.0)
-        return torch.cat([codes[:-1], last[None]]), torch.cat([codes[:-1], last[None] + 1]), share
+        offset = ((values - self.values(digits, columns)) / step).clamp(-0.5, 0.5)
+        last = (digits[-1] + offset).floor_().clamp_(-self.half, self.half - 2)
+        share = (digits[-1] + offset - last).clamp_(0.0, 1.0)
+        return torch.cat([digits[:-1], last[None]]), torch.cat([digits[:-1], last[None] + 1]), share
 
 
 class _Sums(_LastPoint):
@@ -234,23 +252,23 @@ class _Sums(_LastPoint):
     def __init__(self, rows: QuantizedRows) -> None:
         super().__init__(rows)
         option = rows.option
-        self.earlier = code_combinations(option.bits, option.points - 1, rows.steps.device)
+        self.earlier = self.digits(code_combinations(option.bits, option.points - 1, rows.steps.device))
 
     def nearest(self, values: Tensor, columns: Tensor) -> Tensor:
         found = [self._nearest(*piece) for piece in self._pieces(values, columns)]
         return torch.cat(found, 2)
 
     def around(
-        self, codes: Tensor, values: Tensor, columns: Tensor, *, sums: bool
+        self, digits: Tensor, values: Tensor, columns: Tensor, *, sums: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         if not sums:
-            return super().around(codes, values, columns, sums=False)
-        own = self.values(codes, columns)
+            return super().around(digits, values, columns, sums=False)
+        own = self.values(digits, columns)
         side = torch.where(values < own, -1.0, 1.0)
         other = torch.cat([self._next(*piece) for piece in self._pieces(own, columns, side)], 2)
         beyond = self.values(other, columns)
         is_upper = beyond < own
-        below, above = torch.where(is_upper, other, codes), torch.where(is_upper, codes, other)
+        below, above = torch.where(is_upper, other, digits), torch.where(is_upper, digits, other)
         middle = (own + beyond) / 2
         inside = torch.where(is_upper, values.maximum(middle), values.minimum(middle))
         low, gap = own.minimum(beyond), (own - beyond).abs_()
@@ -263,17 +281,17 @@ class _Sums(_LastPoint):
         return zip(*(torch.split(each, width, 1) for each in (values, columns, *more)), strict=True)
 
     def _rest(self, values: Tensor, steps: Tensor) -> Tensor:
-        """What each choice of the earlier codes leaves of `values`, shape (choices, n, k)."""
-        return values - torch.einsum("mp,pnk->mnk", self.earlier, steps[:-1])
+        """What each choice of the earlier digits leaves of `values`, shape (choices, n, k)."""
+        return values - self.offset(steps) - torch.einsum("mp,pnk->mnk", self.earlier, steps[:-1])
 
     def _nearest(self, values: Tensor, columns: Tensor) -> Tensor:
         steps = self.steps_at(columns)
         rest = self._rest(values, steps)
         last = (rest / steps[-1]).round_().clamp_(-self.half, self.half - 1)
-        return self._codes((rest - last * steps[-1]).abs_().argmin(0), last)
+        return self._digits((rest - last * steps[-1]).abs_().argmin(0), last)
 
     def _next(self, own: Tensor, columns: Tensor, side: Tensor) -> Tensor:
-        """Codes of the next larger sum where `side` is 1, the next smaller where it is -1.
+        """Digits of the next larger sum where `side` is 1, the next smaller where it is -1.
 
         At the end of the sums it is the one on the other side.
         """
@@ -286,16 +304,16 @@ class _Sums(_LastPoint):
         return found
 
     def _beyond(self, rest: Tensor, step: Tensor, side: Tensor) -> tuple[Tensor, Tensor]:
-        """Codes of the nearest sum on one side, and how far it is: infinitely where there is none."""
+        """Digits of the nearest sum on one side, and how far it is: infinitely where there is none."""
         ahead = side * step.sign()
         # Sums that all but coincide leave nothing to choose.
         last = ahead * ((ahead * rest / step + COINCIDING).floor_() + 1)
         last = torch.where(ahead > 0, last.clamp_min(-self.half), last.clamp_max(self.half - 1))
         is_code = (last >= -self.half) & (last < self.half)
         distance, best = (side * (last * step - rest)).masked_fill_(~is_code, torch.inf).min(0)
-        return self._codes(best, last), distance
+        return self._digits(best, last), distance
 
-    def _codes(self, best: Tensor, last: Tensor) -> Tensor:
+    def _digits(self, best: Tensor, last: Tensor) -> Tensor:
         return torch.cat([self.earlier.T[:, best], last.gather(0, best[None])])
 
 

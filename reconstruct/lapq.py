@@ -20,7 +20,7 @@ from ..quantizer import (
     StepSearch,
     fit_range,
     search_steps,
-    signed_grid,
+    sum_grid,
 )
 from .cells import cells_of, nearest_at, with_steps
 from .finalize import Finalized, StoredLayer, finalize_nearest, value_tensors
@@ -205,7 +205,9 @@ def norm_layer(start: StoredLayer, weight: Tensor, quantizer: Quantizer, p: floa
     steps = []
     for part in start.parts:
         option = part.rows.option
-        grid = signed_grid(option.bits * option.points, quantizer.rounding)
+        grid = sum_grid(
+            option.bits, [2 ** (option.bits * i) for i in range(option.points)], quantizer.rounding
+        )
         cells = cells_of(matrix[part.index].float(), option)
         each = cells.flatten(0, 1)
         ratio = search_steps(each, grid, StepSearch.P_NORM, p)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..allocator import LayerCut
 from ..errors import InputError
-from ..quantizer import Option, StepUnit
+from ..quantizer import Option, StepUnit, codes_of
 from .cells import cell_sums, chosen_channels, sums_of_sharing, with_steps
 from .finalize import StoredLayer
 from .grids import LayerGrid
@@ -135,8 +135,8 @@ def _unit(layer: StoredLayer, cut: LayerCut) -> Tensor:
 def _put_back(latent: Tensor, unit: Tensor, layer: StoredLayer) -> None:
     """Clip weights, in units, to what the sums of their points reach."""
     for part in layer.parts:
-        half = 2 ** (part.rows.option.bits - 1)
-        ends = -half * part.rows.steps, (half - 1) * part.rows.steps
+        codes = codes_of(part.rows.option.bits)
+        ends = codes[0] * part.rows.steps, codes[-1] * part.rows.steps
         own = unit[part.index]
         low, high = (
             _wide(limit, part.rows.option, *own.shape) / own

@@ -40,7 +40,7 @@ def network(data: Data) -> Network:
 def profile(network: Network, data: Data) -> tuple[Profile, ProfileArrays]:
     """Scores of options of every kind; groups of 16 fit all layers but two."""
     few = Data(data.inputs[:16], None, data.name)
-    measured, arrays = measure_profile(network, few, parse_options("w2..4,w8,w2x2,w4t,w3g16"))
+    measured, arrays = measure_profile(network, few, parse_options("w2..4,w8,w1x2,w2x2,w4t,w3g16"))
     assert arrays is not None
     return measured, arrays
 

@@ -51,7 +51,7 @@ def test_the_least_budget_is_that_of_one_option_whatever_the_unit(
     ("arguments", "reason"),
     [
         ((), "say how much may be spent"),
-        (("--options", "w1"), "2 to 8 bits"),
+        (("--options", "w0"), "1 to 8 bits"),
         (("--options", "w4,int8"), "int8"),
         (("--options", ""), "option"),
         (("--options", "w2..99999999999"), "99999999999"),

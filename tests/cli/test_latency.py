@@ -33,7 +33,7 @@ def test_times_are_written_as_the_table_that_budgets_read(
     [
         (("--output", "times.json"), "written as .csv"),
         (("--output", "there.csv"), "is there already"),
-        (("--options", "w99"), "codes have 2 to 8 bits"),
+        (("--options", "w99"), "codes have 1 to 8 bits"),
         (("--repeats", "1"), "--repeats"),
         (("--model", "net.pt2"), "needs calibration data"),
     ],

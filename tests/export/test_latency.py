@@ -17,14 +17,14 @@ def test_layers_and_options_that_fit_have_times(network: Network, data: Data) ->
     measured = measure_latency(
         network,
         data.inputs[:1],
-        parse_options("w4,w2x2,w3g16"),
+        parse_options("w4,w1x2,w2x2,w3g16"),
         repeats=3,
         on_layer=lambda done, total: told.append((done, total)),
     )
     expected = {
         (layer.name, option)
         for layer in network.layers
-        for option in ("w4", "w2x2", *(("w3g16",) if layer.fan_in >= 16 else ()))
+        for option in ("w4", "w1x2", "w2x2", *(("w3g16",) if layer.fan_in >= 16 else ()))
     }
     assert {(each.layer, each.option) for each in measured} == expected
     assert all(each.median_ms > 0 and each.spread_ms >= 0 for each in measured)

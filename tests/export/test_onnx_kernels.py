@@ -90,6 +90,7 @@ def check_near(folder: Path, path: Path, tolerance: float = NEAR) -> None:
     [
         (["w4"], 1),
         (["w8"], 1),
+        (["w1x2"], 2),
         (["w2"], 1),
         (["w2x2"], 2),
         (["w4t"], 1),
@@ -129,7 +130,9 @@ def test_groups_that_no_kernel_has_keep_float_products(small: Network, plan: Pla
     check_near(tmp_path, tmp_path / "net.onnx")
 
 
-@pytest.mark.parametrize("options", [["w2"], ["w4"], ["w8"], ["w5"], ["w4g16"], ["w2x2", "w8"]])
+@pytest.mark.parametrize(
+    "options", [["w1"], ["w1x3"], ["w2"], ["w4"], ["w8"], ["w5"], ["w4g16"], ["w2x2", "w8"]]
+)
 def test_float_products_with_matrices_are_the_same(
     small: Network, plan: Plan, tmp_path: Path, options: list[str]
 ) -> None:

@@ -59,7 +59,19 @@ def same_weight(layer: Layer, stored: StoredLayer) -> Builder:
 
 @pytest.mark.parametrize(
     "option",
-    [*(f"w{bits}" for bits in range(2, 9)), "w2x2", "w3x3", "w4t", "w5t", "w3g16", "w7g16", "w4x2g13"],
+    [
+        *(f"w{bits}" for bits in range(1, 9)),
+        "w1x3",
+        "w1t",
+        "w1x2g16",
+        "w2x2",
+        "w3x3",
+        "w4t",
+        "w5t",
+        "w3g16",
+        "w7g16",
+        "w4x2g13",
+    ],
 )
 @pytest.mark.parametrize("channels", [5, 101])
 def test_every_option_gives_its_weight_to_the_last_bit(option: str, channels: int) -> None:
@@ -68,7 +80,9 @@ def test_every_option_gives_its_weight_to_the_last_bit(option: str, channels: in
     same_weight(layer, stored_layer(layer, [option]))
 
 
-@pytest.mark.parametrize("options", [["w3", "w2x2", "w8"], ["w2", "w5", "w5", "w6", "w7"], ["w4", "w4g16"]])
+@pytest.mark.parametrize(
+    "options", [["w3", "w2x2", "w8"], ["w2", "w5", "w5", "w6", "w7"], ["w4", "w4g16"], ["w1", "w1x3", "w2"]]
+)
 @pytest.mark.parametrize("channels", [7, 300])
 def test_mixed_channels_come_back_in_their_order(options: list[str], channels: int) -> None:
     layer = matrix_layer(channels, 64)
@@ -112,7 +126,7 @@ def test_integers_have_the_type_of_their_width(bits: int) -> None:
     assert built.notes == {}
 
 
-@pytest.mark.parametrize("bits", [3, 5, 6, 7])
+@pytest.mark.parametrize("bits", [1, 3, 5, 6, 7])
 def test_many_weights_of_another_width_take_no_more_than_their_width(bits: int) -> None:
     layer = matrix_layer(64, 64)
     built = same_weight(layer, stored_layer(layer, [f"w{bits}"]))
@@ -120,7 +134,7 @@ def test_many_weights_of_another_width_take_no_more_than_their_width(bits: int) 
     assert built.notes == {}
 
 
-@pytest.mark.parametrize("options", [["w3"], ["w5"], ["w2", "w4"]])
+@pytest.mark.parametrize("options", [["w1"], ["w3"], ["w5"], ["w2", "w4"]])
 def test_what_takes_more_than_planned_says_why(options: list[str]) -> None:
     layer = matrix_layer(10, 20)
     stored = stored_layer(layer, options)

@@ -52,7 +52,7 @@ def check_size(path: Path, plan: Plan) -> None:
     assert abs(stored_bytes - planned_bytes) <= 0.01 * planned_bytes
 
 
-@pytest.mark.parametrize("option", ["w2", "w3", "w4", "w8", "w2x2", "w4t", "w3g16"])
+@pytest.mark.parametrize("option", ["w1x2", "w2", "w3", "w4", "w8", "w2x2", "w4t", "w3g16"])
 def test_codes_and_steps_of_every_option_come_back_bit_for_bit(
     network: Network, plan: Plan, assign: Assign, tmp_path: Path, option: str
 ) -> None:

@@ -41,7 +41,7 @@ def check_same(reader: Callable[[Path], dict[str, Any]], folder: Path) -> None:
         np.testing.assert_allclose(found[name], tensor.numpy(), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("options", [["w3", "w2x2", "w8"], ["w4t"], ["w3g16"], ["w2x2"]])
+@pytest.mark.parametrize("options", [["w3", "w2x2", "w8"], ["w1x2", "w3"], ["w4t"], ["w3g16"], ["w2x2"]])
 def test_the_page_reads_mixed_channels_groups_and_points(
     reader: Any, network: Network, assign: Assign, tmp_path: Path, options: list[str]
 ) -> None:

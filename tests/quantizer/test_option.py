@@ -17,7 +17,7 @@ units = st.one_of(
     st.tuples(st.just(StepUnit.GROUP), st.integers(1, 999_999)),
 )
 options = st.builds(
-    lambda bits, points, unit: Option(bits, points, *unit), st.integers(2, 8), st.integers(1, 8), units
+    lambda bits, points, unit: Option(bits, points, *unit), st.integers(1, 8), st.integers(1, 8), units
 )
 
 
@@ -72,8 +72,8 @@ def test_ranges_give_every_option_once_in_the_order_of_stored_bits(text: str, ex
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("w1", "option has 1 bits; codes have 2 to 8 bits"),
-        ("w9", "option has 9 bits; codes have 2 to 8 bits"),
+        ("w0", "option has 0 bits; codes have 1 to 8 bits"),
+        ("w9", "option has 9 bits; codes have 1 to 8 bits"),
         ("w4x0", "option has 0 points; a weight is a sum of 1 to 8 points"),
         ("w4x9", "option has 9 points; a weight is a sum of 1 to 8 points"),
         ("w4g0", "option has groups of 0 weights; a group has 1 to 999,999 weights"),

@@ -14,17 +14,19 @@ from apportion.quantizer import pack_codes, packed_bytes, unpack_codes
 
 def random_codes(count: int, bits: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(-(2 ** (bits - 1)), 2 ** (bits - 1), (count,), generator=generator).to(torch.int8)
+    codes = torch.randint(-(2 ** (bits - 1)), 2 ** (bits - 1), (count,), generator=generator)
+    return (2 * codes + 1 if bits == 1 else codes).to(torch.int8)
 
 
 def packed_digit_by_digit(codes: list[int], bits: int) -> list[int]:
     """The slow and obvious form: one long string of binary digits, cut into bytes."""
-    digits = "".join(format(code + 2 ** (bits - 1), f"0{bits}b") for code in codes)
+    places = [(code + 1) // 2 if bits == 1 else code + 2 ** (bits - 1) for code in codes]
+    digits = "".join(format(place, f"0{bits}b") for place in places)
     return [int(digits[start : start + 8].ljust(8, "0"), 2) for start in range(0, len(digits), 8)]
 
 
 @settings(derandomize=True, deadline=None)
-@given(st.integers(2, 8), st.integers(0, 300), st.integers(0, 2**16))
+@given(st.integers(1, 8), st.integers(0, 300), st.integers(0, 2**16))
 def test_unpacking_undoes_packing(bits: int, count: int, seed: int) -> None:
     codes = random_codes(count, bits, seed)
     packed = pack_codes(codes, bits)
@@ -34,13 +36,13 @@ def test_unpacking_undoes_packing(bits: int, count: int, seed: int) -> None:
 
 
 @settings(derandomize=True, deadline=None)
-@given(st.integers(2, 8), st.integers(0, 100), st.integers(0, 2**16))
+@given(st.integers(1, 8), st.integers(0, 100), st.integers(0, 2**16))
 def test_the_bytes_are_the_binary_digits_in_order(bits: int, count: int, seed: int) -> None:
     codes = random_codes(count, bits, seed)
     assert pack_codes(codes, bits).tolist() == packed_digit_by_digit(codes.tolist(), bits)
 
 
-@pytest.mark.parametrize("bits", [3, 8])
+@pytest.mark.parametrize("bits", [1, 3, 8])
 @pytest.mark.parametrize("surplus", [-1, 0, 5])
 def test_streams_longer_than_one_piece_are_packed_seamlessly(bits: int, surplus: int) -> None:
     codes = random_codes(2**20 + surplus, bits, seed=bits)
@@ -61,6 +63,12 @@ def test_a_code_outside_the_range_is_refused(bits: int, side: int) -> None:
     code = half if side > 0 else -half - 1
     with pytest.raises(InputError, match=f"{bits} bits hold -{half} to {half - 1}"):
         pack_codes(torch.tensor([0, code], dtype=torch.int8), bits)
+
+
+@pytest.mark.parametrize("code", [-2, 0, 2])
+def test_one_bit_holds_minus_one_and_one_alone(code: int) -> None:
+    with pytest.raises(InputError, match="hold"):
+        pack_codes(torch.tensor([1, code, -1], dtype=torch.int8), 1)
 
 
 @pytest.mark.parametrize("change", [-1, 1])

@@ -65,7 +65,7 @@ def test_dequantizing_sums_step_times_code_of_every_point(
 
 @settings(derandomize=True, deadline=None, max_examples=60)
 @given(
-    st.integers(2, 8),
+    st.integers(1, 8),
     st.integers(1, 3),
     st.sampled_from(list(StepUnit)),
     st.integers(1, 5),
@@ -85,7 +85,9 @@ def test_the_size_is_what_the_packed_codes_and_the_halves_of_the_steps_take(
     assert 0 <= (len(pack_codes(quantized.codes, bits)) + half.nbytes) * 8 - size_bits < 8
 
 
-@pytest.mark.parametrize("text", ["w2", "w8", "w2x2", "w2x4", "w4x2", "w3x3", "w4g16", "w2x2g16"])
+@pytest.mark.parametrize(
+    "text", ["w1", "w1x3", "w1x3g16", "w2", "w8", "w2x2", "w2x4", "w4x2", "w3x3", "w4g16", "w2x2g16"]
+)
 @pytest.mark.parametrize("fit", PointFit)
 def test_a_channel_is_quantized_the_same_whatever_is_beside_it(text: str, fit: PointFit) -> None:
     # 700 rows of 300 weights take two pieces, and a subset moves the border between them.

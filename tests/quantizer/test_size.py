@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from apportion.errors import InputError
 from apportion.quantizer import Option, channel_code_bits, stored_bits
 
-options = st.builds(Option, st.integers(2, 8), st.integers(1, 3))
+options = st.builds(Option, st.integers(1, 8), st.integers(1, 3))
 
 
 @pytest.mark.parametrize(("option_set", "bits"), [(1, 0), (2, 1), (3, 2), (4, 2), (5, 3), (16, 4), (17, 5)])

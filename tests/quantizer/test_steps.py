@@ -24,7 +24,7 @@ from apportion.quantizer import (
 )
 
 weights = st.floats(-100, 100, width=32)
-bit_widths = st.integers(2, 8)
+bit_widths = st.integers(1, 8)
 
 
 def seeded(seed: int, *shape: int) -> Tensor:
@@ -49,11 +49,17 @@ def least_of_dense_scan(rows: Tensor, grid: Grid, p: float = 2.0) -> Tensor:
 @given(st.lists(weights, min_size=1, max_size=8), st.floats(2**-6, 10, width=32), bit_widths)
 def test_codes_are_those_of_scalar_rounding_and_clipping(values: list[float], step: float, bits: int) -> None:
     row = torch.tensor(values)
-    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    low, high = (-1, 1) if bits == 1 else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
     # The quotient as the tensor computes it, in single precision: at a tie the last bit decides.
     quotients = [float(torch.tensor(value) / torch.tensor(step)) for value in values]
     for rounding, to_integer in ((Rounding.NEAREST, round), (Rounding.FLOOR, math.floor)):
-        expected = [min(max(to_integer(quotient), low), high) for quotient in quotients]
+        if bits == 1:
+            # Every second integer is a code. As computed, in single precision: at a tie the last bit decides.
+            halves = [float((torch.tensor(quotient) + 1) / 2) for quotient in quotients]
+            rounded = [2 * to_integer(half) - 1 for half in halves]
+        else:
+            rounded = [to_integer(quotient) for quotient in quotients]
+        expected = [min(max(code, low), high) for code in rounded]
         assert signed_grid(bits, rounding).codes(row, torch.tensor(step)).tolist() == expected
 
 
@@ -78,7 +84,7 @@ def test_minmax_never_clips_and_is_the_least_step_that_does_not(values: list[flo
         assert float(smaller.max()) > grid.qmax or float(smaller.min()) < -grid.qmin
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4, 6, 8])
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 6, 8])
 def test_the_mse_step_is_as_good_as_a_dense_scan_on_long_rows(
     bits: int, gaussian_rows: Tensor, laplace_rows: Tensor
 ) -> None:
@@ -156,7 +162,7 @@ def test_steps_scale_exactly_with_a_power_of_two(
 @settings(derandomize=True, deadline=None, max_examples=50)
 @given(
     st.integers(0, 2**16),
-    st.sampled_from(["w2", "w8", "w4x2", "w2x4", "w3g7", "w5t", "w8x8"]),
+    st.sampled_from(["w1", "w1x3", "w1x2g7", "w2", "w8", "w4x2", "w2x4", "w3g7", "w5t", "w8x8"]),
     st.sampled_from([1e-30, 1e-3, 1.0, 1e30]),
     st.floats(0, 30),
 )
@@ -179,7 +185,7 @@ def test_stored_steps_come_back_exactly_from_sixteen_bits(
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
-@pytest.mark.parametrize("text", ["w4", "w2x2", "w4x2", "w4g16"])
+@pytest.mark.parametrize("text", ["w4", "w1x3", "w2x2", "w4x2", "w4g16"])
 def test_tiny_and_huge_weights_are_quantized_as_well_as_others(text: str, scale: float) -> None:
     rows = seeded(3, 4, 64)
     option = parse_option(text)

@@ -77,7 +77,9 @@ def test_the_best_bias_leaves_no_slope_and_the_reduced_error_has_it_built_in() -
     )
 
 
-@pytest.mark.parametrize("option", ["w2", "w3", "w2x2", "w4x3", "w3t", "w2x2t", "w3g5", "w2x2g3"])
+@pytest.mark.parametrize(
+    "option", ["w1", "w1x3", "w2", "w3", "w2x2", "w4x3", "w3t", "w2x2t", "w3g5", "w2x2g3"]
+)
 def test_learning_a_layer_lowers_its_error_on_correlated_inputs(option: str) -> None:
     inputs, floating, weight, bias = drawn()
     error = error_of(inputs, floating, weight, bias).at_best_bias()

@@ -46,7 +46,9 @@ def test_steps_come_back_from_16_bits_as_they_are_and_are_never_zero(
     torch.testing.assert_close(kept[within], steps[within], rtol=2.0**-11, atol=0)
 
 
-@pytest.mark.parametrize("option", ["w2", "w4", "w2x2", "w3x2", "w3t", "w2x2t", "w3g4", "w2x2g4"])
+@pytest.mark.parametrize(
+    "option", ["w1", "w1x3g4", "w2", "w4", "w2x2", "w3x2", "w3t", "w2x2t", "w3g4", "w2x2g4"]
+)
 @pytest.mark.parametrize("inputs", [0, 6])
 def test_at_its_own_steps_a_rounded_weight_is_as_near_as_it_was_and_at_others_none_is_nearer(
     option: str, inputs: int

@@ -9,7 +9,21 @@ from apportion.quantizer import Quantizer, code_combinations, parse_option
 from apportion.reconstruct import StoredLayer, StoredPart
 from apportion.reconstruct.grids import COINCIDING, LayerGrid
 
-OPTIONS = ("w3", "w2t", "w4g5", "w2x2", "w2x3t", "w3x2g5", "w2x4", "w4x2g5")
+OPTIONS = (
+    "w1",
+    "w1x2t",
+    "w1x3",
+    "w1x2g5",
+    "w1x8",
+    "w3",
+    "w2t",
+    "w4g5",
+    "w2x2",
+    "w2x3t",
+    "w3x2g5",
+    "w2x4",
+    "w4x2g5",
+)
 ROWS, WEIGHTS = 6, 13
 
 

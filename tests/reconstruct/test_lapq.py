@@ -57,7 +57,7 @@ def stored(weight: torch.Tensor, option: str, quantizer: Quantizer) -> StoredLay
     return StoredLayer("layer", (StoredPart(torch.arange(len(weight)), rows),))
 
 
-@pytest.mark.parametrize("option", ["w2", "w3", "w3t", "w4g8"])
+@pytest.mark.parametrize("option", ["w1", "w2", "w3", "w3t", "w4g8"])
 @pytest.mark.parametrize("p", [1.5, 3.0, 4.0])
 def test_one_point_takes_the_steps_of_the_quantizers_own_p_norm_search(option: str, p: float) -> None:
     weight = torch.randn(6, 30, generator=torch.Generator().manual_seed(0))
@@ -80,7 +80,7 @@ def test_a_larger_p_clips_less_with_one_point_and_with_several() -> None:
         assert worst[1] < worst[0]
 
 
-@pytest.mark.parametrize("option", ["w2", "w3", "w2x2"])
+@pytest.mark.parametrize("option", ["w1x2", "w2", "w3", "w2x2"])
 def test_digits_lose_less_than_with_nearest(
     network: Network, plan_of: PlanOf, data: Data, option: str
 ) -> None:
