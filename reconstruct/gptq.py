@@ -11,7 +11,7 @@ from torch import Tensor
 from ..allocator import Plan
 from ..errors import InputError
 from ..network import ActivationStore, Data, Layer, Network, rows
-from .cells import chosen_channels, sums_of_sharing, with_factors, with_steps
+from .cells import chosen_channels, sums_of_sharing, with_steps
 from .damping import confirmed_damping
 from .finalize import Finalized, NearestLayers, StoredLayer, value_tensors
 from .float_target import aimed_weight
@@ -19,6 +19,7 @@ from .gram import InputGram, factored
 from .grids import LayerGrid
 from .layer_inputs import check_positions, input_gram
 from .method import Progress
+from .refit import refitted
 from .streams import Streams, walkable_blocks
 from .unit_store import UnitStore
 from .values import plan_values
@@ -51,8 +52,8 @@ class Gptq:
         Output positions of a layer (pixels, tokens), per weight of an output channel, whose inputs are added
         to its Gram matrix; where there are more, so many are drawn. Neighbouring positions say much the same.
     refits : int
-        Rounds of refitting every channel's steps to its codes by one factor, in all but the first after
-        rounding anew at the steps of the round before; 0 keeps those of nearest rounding.
+        Rounds of refitting every channel's steps to its codes, in all but the first after rounding anew at
+        the steps of the round before; 0 keeps those of nearest rounding.
     weighted : bool
         Positions count by what an error there does to the network's output, see `position_weights`.
     memory_bytes : int
@@ -224,12 +225,9 @@ def gptq_layer(weight: Tensor, inputs: InputGram, start: StoredLayer, settings: 
 
         e = (w_j - round(w_j)) / U_jj,    w_k -= e U_jk    for all later columns k.
 
-    The steps of nearest rounding suit codes that each lie next to their weight, which these do not. So the
-    stored row q takes the factor of least error ``(w - f q) H (w - f q)'``,
-
-        f = (q H w') / (q H q'),
-
-    and at the new steps columns are rounded again. A row keeps the best of all that it was, `start` included.
+    The steps of nearest rounding suit codes that each lie next to their weight, which these do not. So every
+    row takes the steps of least error for its codes, see `refitted`, and at these its columns are rounded
+    again. A row keeps the best of all that it was, `start` included.
 
     Parameters
     ----------
@@ -262,22 +260,12 @@ def gptq_layer(weight: Tensor, inputs: InputGram, start: StoredLayer, settings: 
         return best
     least = _shared_error(best, target, gram)
     for again in range(settings.refits):
-        found = _refitted(rounded(best) if again else best, target, gram)
+        found = refitted(rounded(best) if again else best, target, gram)
         error = _shared_error(found, target, gram)
         better = error < least
         best, least = chosen_channels(best, found, better), torch.where(better, error, least)
     # Channels of different rounds side by side: once more what 16 bits hold.
     return with_steps(best, [part.rows.steps for part in best.parts])
-
-
-def _refitted(layer: StoredLayer, target: Tensor, gram: Tensor) -> StoredLayer:
-    """The layer with the steps of every channel times the factor of least error."""
-    stored = layer.dequantize().view_as(target)
-    product = stored @ gram
-    along, size = ((product * each).sum(2).flatten() for each in (target, stored))
-    along, size = sums_of_sharing(layer, along), sums_of_sharing(layer, size)
-    is_fit = (along > 0) & (size > 0)
-    return with_factors(layer, torch.where(is_fit, along / size.where(is_fit, 1.0), 1.0))
 
 
 def column_order(inputs: InputGram, settings: Gptq) -> Tensor:

@@ -78,7 +78,7 @@ def test_no_row_has_a_larger_error_on_the_damped_gram_than_when_rounded_to_neare
     assert bool((row_errors(chosen, weight, gram.gram + damping) <= before * (1 + 1e-6)).all())
 
 
-@pytest.mark.parametrize("option", ["w2", "w3", "w2x2", "w2g7"])
+@pytest.mark.parametrize("option", ["w1", "w1x2", "w2", "w3", "w2x2", "w2g7"])
 def test_correlated_inputs_cost_at_most_three_quarters_of_the_nearest_error(option: str) -> None:
     weight, gram = drawn(3, 32, 48)
     nearest = stored(weight, [option] * 32)
@@ -88,7 +88,7 @@ def test_correlated_inputs_cost_at_most_three_quarters_of_the_nearest_error(opti
     )
 
 
-@pytest.mark.parametrize("option", ["w2", "w3", "w2x2", "w8", "w4x3", "w3t", "w3g5"])
+@pytest.mark.parametrize("option", ["w1x3", "w2", "w3", "w2x2", "w8", "w4x3", "w3t", "w3g5"])
 def test_independent_inputs_leave_nothing_to_make_up_for(option: str) -> None:
     weight, _ = drawn(1, 6, 20)
     gram = InputGram(torch.diag(torch.linspace(0.5, 4.0, 20, dtype=torch.float64))[None])
@@ -172,8 +172,8 @@ def test_codes_stay_within_each_rows_width_and_without_refits_steps_stay_as_they
         assert torch.equal(before.index, after.index)
 
 
-@pytest.mark.parametrize("option", ["w2", "w3", "w2x2", "w3t", "w2g7"])
-def test_steps_are_refitted_by_the_factor_of_least_error_and_rounded_at_again(option: str) -> None:
+@pytest.mark.parametrize("option", ["w1", "w1x2", "w2", "w3", "w2x2", "w3t", "w2g7"])
+def test_steps_are_refitted_better_than_by_any_factor_and_rounded_at_again(option: str) -> None:
     weight, gram = drawn(3, 64, 48)
     nearest = stored(weight, [option] * 64)
     as_they_are, once, often = (gptq_layer(weight, gram, nearest, Gptq(refits=many)) for many in (0, 1, 4))
@@ -190,7 +190,13 @@ def test_steps_are_refitted_by_the_factor_of_least_error_and_rounded_at_again(op
         errors(with_steps(as_they_are, [part.rows.steps * factor]))
         for factor in torch.linspace(0.7, 1.4, 701).tolist()
     ]
-    torch.testing.assert_close(errors(once), torch.stack(tried).amin(0), rtol=5e-3, atol=0)
+    least = torch.stack(tried).amin(0)
+    assert bool((errors(once) <= least * (1 + 5e-3)).all())
+    if option in {"w1", "w2", "w3", "w3t"}:
+        # One step has no more than a factor.
+        torch.testing.assert_close(errors(once), least, rtol=5e-3, atol=0)
+    else:
+        assert float(errors(once).sum()) < 0.99 * float(least.sum())
     assert bool((errors(once) <= errors(as_they_are) * (1 + 1e-6)).all())
     assert float(errors(once).sum()) < 0.999 * float(errors(as_they_are).sum())
     assert bool((errors(often) <= errors(once) * (1 + 1e-6)).all())
@@ -289,7 +295,7 @@ def test_all_geometries_come_out_better_than_nearest(
     assert told == [(done, 4) for done in range(1, 5)]
 
 
-@pytest.mark.parametrize("option", ["w2", "w2x2", "w3"])
+@pytest.mark.parametrize("option", ["w1x2", "w2", "w2x2", "w3"])
 def test_digits_lose_less_than_with_nearest(
     network: Network, plan: Plan, assign: Assign, data: Data, option: str
 ) -> None:

@@ -1,0 +1,80 @@
+"""Steps that fit the codes of a layer best on the inputs that it has seen."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..quantizer import QuantizedRows, StepUnit
+from .cells import cells_of, sums_of_sharing, with_factors, with_steps
+from .finalize import StoredLayer
+
+__all__ = ["refitted"]
+
+RIDGE = 1e-6
+"""Of the mean of a row's diagonal: decides the steps of codes that are nothing, or another point's again."""
+MOST_NUMBERS = 2**24
+"""Of products of codes and Gram matrix that are made at once."""
+
+
+def refitted(layer: StoredLayer, target: Tensor, gram: Tensor) -> StoredLayer:
+    """The layer with its codes and the steps of least error ``(w - q) H (w - q)'`` of every channel.
+
+    A row q is ``sum_k s_k c_k`` over its points and groups, so that its steps solve
+
+        sum_l (c_k H c_l') s_l = c_k H w'      for all k.
+
+    Where channels share a step, or run through several strips of inputs, all steps of a channel take the one
+    factor that is best, ``f = (q H w') / (q H q')``.
+
+    Parameters
+    ----------
+    layer : StoredLayer
+    target : Tensor, shape (convolution groups, channels per group, fan_in)
+    gram : Tensor, shape (convolution groups, fan_in, fan_in)
+    """
+    shared = any(part.rows.option.unit is StepUnit.TENSOR for part in layer.parts)
+    if shared or (layer.cut is not None and layer.cut.inputs):
+        return _scaled(layer, target, gram)
+    flat = target.flatten(0, 1)
+    steps = []
+    for part in layer.parts:
+        values = part.rows.steps.numel() // len(part.index) * flat.shape[1]
+        rows = torch.arange(len(part.index), device=flat.device)
+        pieces = torch.split(rows, max(1, MOST_NUMBERS // values))
+        found = [_steps(part.rows.channels(piece), flat, gram, part.index[piece]) for piece in pieces]
+        steps.append(torch.cat(found, 1))
+    return with_steps(layer, steps)
+
+
+def _scaled(layer: StoredLayer, target: Tensor, gram: Tensor) -> StoredLayer:
+    stored = layer.dequantize().view_as(target)
+    product = stored @ gram
+    along, size = ((product * each).sum(2).flatten() for each in (target, stored))
+    along, size = sums_of_sharing(layer, along), sums_of_sharing(layer, size)
+    is_fit = (along > 0) & (size > 0)
+    return with_factors(layer, torch.where(is_fit, along / size.where(is_fit, 1.0), 1.0))
+
+
+def _steps(rows: QuantizedRows, target: Tensor, gram: Tensor, index: Tensor) -> Tensor:
+    """Steps, shape (points, n, groups), of the rows `index`, shape (n,), of the layer."""
+    codes = torch.stack([cells_of(each.to(target.dtype), rows.option) for each in rows.codes], 2)
+    # (n, groups, points, size): which step, and the weights that have it.
+    count, groups, points, size = codes.shape
+    own = gram[index // (len(target) // len(gram))] if len(gram) > 1 else gram
+    fan_in = target.shape[1]
+    product = torch.empty(count, groups, points, fan_in, dtype=target.dtype, device=target.device)
+    for group in range(groups):
+        begin, end = group * size, min((group + 1) * size, fan_in)
+        product[:, group] = codes[:, group, :, : end - begin] @ own[:, begin:end]
+    product = product.flatten(1, 2)
+    along = (product @ target[index, :, None])[:, :, 0].double()
+    cells = cells_of(product.flatten(0, 1), rows.option).view(count, groups * points, groups, size)
+    normal = torch.einsum("nkgs,ngps->nkgp", cells, codes).flatten(2).double()
+    steps = rows.steps.permute(1, 2, 0).flatten(1).double()
+    diagonal = normal.diagonal(dim1=1, dim2=2)
+    ridge = (RIDGE * diagonal.mean(1)).clamp_min(torch.finfo(torch.float32).tiny)
+    normal = normal + torch.diag_embed(ridge[:, None].expand_as(diagonal))
+    solved: Tensor = torch.linalg.solve(normal, along + ridge[:, None] * steps)
+    solved = solved.where(solved.isfinite().all(1, keepdim=True), steps)
+    return solved.view(count, groups, points).permute(2, 0, 1).float().contiguous()
