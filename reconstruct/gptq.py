@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 
 from ..allocator import Plan
-from ..errors import InputError
-from ..network import ActivationStore, Data, Layer, Network, rows
+from ..errors import InputError, NotFiniteError
+from ..network import ActivationStore, Data, Layer, Network, float_logits, mean_drop, measure_samples, rows
 from .cells import chosen_channels, sums_of_sharing, with_steps
 from .damping import confirmed_damping
 from .finalize import Finalized, NearestLayers, StoredLayer, value_tensors
 from .float_target import aimed_weight
 from .gram import InputGram, factored
 from .grids import LayerGrid
+from .held_out import learned_and_judged
 from .layer_inputs import check_positions, input_gram
 from .method import Progress
 from .refit import refitted
@@ -28,6 +29,9 @@ __all__ = ["Gptq", "gptq_layer", "gptq_next"]
 
 LAZY_COLUMNS = 64
 MOST_DAMPING = 1e3
+JUDGED = 0.25
+"""Of the samples: those on which it is judged whether to aim at the float network's output."""
+FEWEST_JUDGED = 4
 # Of a tied embedding: the error of a looked up row counts in every direction, as much as a mean input does.
 TIED_DAMPING = 1.0
 
@@ -47,7 +51,8 @@ class Gptq:
         Gram matrices of the inputs that the layers get in the quantized network; else of the float network's.
     float_target : bool
         With `sequential`: aim at the output of the float layer on the *float* inputs, so that a layer also
-        makes up for the errors of those before it.
+        makes up for the errors of those before it. With low-bit activations only where that is better for
+        samples that it was not fitted to, see `confirmed`.
     positions : int
         Output positions of a layer (pixels, tokens), per weight of an output channel, whose inputs are added
         to its Gram matrix; where there are more, so many are drawn. Neighbouring positions say much the same.
@@ -122,6 +127,45 @@ class Gptq:
         InputError
             The plan does not fit the network, or the network has several inputs.
         """
+        settings = self.confirmed(network, plan, data, store)
+        return settings._walked(network, plan, data, progress, store)
+
+    def confirmed(self, network: Network, plan: Plan, data: Data, store: Path | None = None) -> Gptq:
+        """These settings, or without the float target where activations in low bits make it misleading.
+
+        What rounding activations does is noise of which weights can only take back a part, and they do so by
+        shrinking what carries it; layer after layer that may cost the network more than the noise. So where
+        a plan has such activations, both are tried on most of the samples, and the float target is given up
+        where that lowers the network's loss on the rest by more than chance.
+
+        Parameters
+        ----------
+        store : Path, optional
+            As for `finalize`; the trials go on from it too.
+        """
+        learned, judged = learned_and_judged(len(data), JUDGED)
+        if not self.crossed or not value_tensors(plan_values(plan)) or len(judged) < FEWEST_JUDGED:
+            return self
+        fitted, others = data.part(slice(learned.stop)), data.part(slice(judged.start, None))
+        reference = float_logits(network, others)
+
+        def losses(settings: Gptq) -> Tensor:
+            try:
+                found = settings._walked(network, plan, fitted, None, store)
+            except NotFiniteError:
+                return reference.new_full((len(others),), torch.inf, dtype=torch.float64)
+            return measure_samples(network, others, found.tensors(network), reference).loss
+
+        plain = replace(self, float_target=False)
+        without, aimed = losses(plain), losses(self)
+        if not bool(aimed.isfinite().all()):
+            return plain if bool(without.isfinite().all()) else self
+        return plain if mean_drop(aimed - without).low > 0 else self
+
+    def _walked(
+        self, network: Network, plan: Plan, data: Data, progress: Progress | None, store: Path | None
+    ) -> Finalized:
+        """`finalize` with these settings as they are."""
         kept = UnitStore.of(store, self, network, plan, data)
         nearest, numbers = NearestLayers(network, plan), dict[str, int]()
         done: dict[str, StoredLayer] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -149,6 +149,9 @@ class LearnedRounding:
         InputError
             The plan does not fit the network, or the network has several inputs.
         """
+        start = None if self.start is None else self.start.confirmed(network, plan, data, store)
+        if start != self.start:
+            return replace(self, start=start).finalize(network, plan, data, progress, store, on_unit)
         kept = UnitStore.of(store, self, network, plan, data)
         rounded = finalize_nearest(network, plan)
         done = {layer.name: layer for layer in rounded.layers}

@@ -1,0 +1,93 @@
+"""Whether GPTQ aims at the float network's output: with low-bit activations, what other samples say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from apportion.allocator import Plan
+from apportion.network import Data, Network, float_logits, measure_samples
+from apportion.reconstruct import Finalized, Gptq, LearnedRounding, Learning
+
+from .test_values import with_low_bits
+
+PLAIN = Gptq(float_target=False)
+
+
+def same(first: Finalized, second: Finalized) -> bool:
+    pairs = zip(first.layers, second.layers, strict=True)
+    return all(torch.equal(one.dequantize(), other.dequantize()) for one, other in pairs)
+
+
+@pytest.fixture
+def low(plan: Plan, network: Network, data: Data) -> Plan:
+    return with_low_bits(plan, network, data, (2,))
+
+
+@pytest.mark.parametrize("bits", [2, 3, 8])
+def test_the_target_is_given_up_where_samples_not_fitted_to_lose_less_without_it(
+    network: Network, plan: Plan, data: Data, bits: int
+) -> None:
+    low = with_low_bits(plan, network, data, (bits,))
+    fitted, others = data.part(slice(48)), data.part(slice(48, None))
+    reference = float_logits(network, others)
+    aimed, without = (
+        measure_samples(
+            network, others, settings._walked(network, low, fitted, None, None).tensors(network), reference
+        ).loss
+        for settings in (Gptq(), PLAIN)
+    )
+    gain = aimed - without
+    expected = PLAIN if float(gain.mean()) > 1.96 * float(gain.std()) / 4 else Gptq()
+    assert Gptq().confirmed(network, low, data) == expected
+    assert same(Gptq().finalize(network, low, data), expected._walked(network, low, data, None, None))
+
+
+@pytest.mark.parametrize(
+    ("without", "aimed", "gives_up"),
+    [
+        ((1.0, 1.0, 1.1, 1.0), (2.0, 2.0, 2.0, 2.1), True),
+        ((2.0, 2.0, 2.0, 2.1), (1.0, 1.0, 1.1, 1.0), False),
+        # One sample may be chance.
+        ((1.0, 1.0, 1.0, 1.0), (1.0, 1.0, 1.0, 9.0), False),
+        ((9.0, 9.0, 9.0, 9.0), (1.0, 1.0, 1.0, torch.inf), True),
+        ((1.0, 1.0, 1.0, torch.inf), (9.0, 9.0, 9.0, 9.0), False),
+        ((1.0, 1.0, 1.0, torch.inf), (1.0, 1.0, 1.0, torch.inf), False),
+    ],
+)
+def test_it_is_given_up_for_more_than_chance(
+    network: Network,
+    low: Plan,
+    data: Data,
+    without: tuple[float, ...],
+    aimed: tuple[float, ...],
+    gives_up: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    left = [torch.tensor(losses, dtype=torch.float64) for losses in (without, aimed)]
+    measured = "apportion.reconstruct.gptq.measure_samples"
+    monkeypatch.setattr(measured, lambda *given: SimpleNamespace(loss=left.pop(0)))
+    found = Gptq().confirmed(network, low, data.part(slice(16)))
+    assert found == (PLAIN if gives_up else Gptq())
+
+
+@pytest.mark.parametrize("settings", [PLAIN, Gptq(sequential=False)])
+def test_nothing_is_tried_where_there_is_nothing_to_choose(
+    network: Network, plan: Plan, low: Plan, data: Data, settings: Gptq, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Gptq, "_walked", lambda *given: pytest.fail("tried"))
+    assert settings.confirmed(network, low, data) == settings
+    assert Gptq().confirmed(network, plan, data) == Gptq()
+    assert Gptq().confirmed(network, low, data.part(slice(12))) == Gptq()
+
+
+def test_learned_rounding_starts_from_what_is_confirmed(
+    network: Network, low: Plan, data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = LearnedRounding(start=Gptq(), learning=Learning(iterations=3))
+    expected = replace(method, start=PLAIN).finalize(network, low, data)
+    monkeypatch.setattr(Gptq, "confirmed", lambda self, *given: replace(self, float_target=False))
+    assert same(method.finalize(network, low, data), expected)
