@@ -70,7 +70,7 @@ def _as_stored(builder: Builder, part: StoredPart) -> StoredPart:
     bits = part.rows.option.bits
     wide = stored_width(bits)
     if 0 < (wide - bits) * part.rows.codes[0].numel() < LEAST_SAVED_BITS:
-        builder.notes[f"few weights of {bits} bits, as {wide}-bit integers"] = None
+        builder.notes[f"few {bits}-bit weights, as {wide}-bit integers"] = None
         return widened(part)
     return part
 

@@ -92,7 +92,7 @@ PRESETS: dict[PresetName, Preset] = {
         corrections=(Correction.BIAS,),
     ),
     PresetName.MULTIPOINT: Preset(
-        summary="4 bits everywhere, greedy points on the channels of greatest output error",
+        summary="one width everywhere, greedy points on the channels of greatest output error",
         source="Liu et al., Post-training quantization with multiple points, AAAI 2021",
         options="w4x1..4",
         unit="channel",
