@@ -26,7 +26,7 @@ from apportion.sensitivity import Objective, measure_profile, solve_plan
 SAMPLES = {RESNET: 512, MOBILENET: 128, VIT: 128}
 UNIFORM = ("w1", "w2", "w1x2", "w3", "w1x3", "w4", "w1x4")
 SETS = ("w2..8", "w1x1..4,w2..8")
-BUDGETS = ("2b", "2.5b", "3b", "3.5b")
+BUDGETS = ("2.25b", "2.5b", "3b", "3.5b")
 COMMAND = "python benchmarks/binary.py NETWORK"
 
 

@@ -14,7 +14,7 @@ __all__ = ["refitted"]
 RIDGE = 1e-6
 """Of the mean of a row's diagonal: decides the steps of codes that are nothing, or another point's again."""
 MOST_NUMBERS = 2**24
-"""Of products of codes and Gram matrix that are made at once."""
+"""Of products of codes and Gram matrix, or of matrices of single rows, that are held at once."""
 
 
 def refitted(layer: StoredLayer, target: Tensor, gram: Tensor) -> StoredLayer:
@@ -37,9 +37,12 @@ def refitted(layer: StoredLayer, target: Tensor, gram: Tensor) -> StoredLayer:
     if shared or (layer.cut is not None and layer.cut.inputs):
         return _scaled(layer, target, gram)
     flat = target.flatten(0, 1)
+    fan_in = flat.shape[1]
+    # Rows of several convolution groups come with a matrix each.
+    matrix = fan_in**2 if len(gram) > 1 else 0
     steps = []
     for part in layer.parts:
-        values = part.rows.steps.numel() // len(part.index) * flat.shape[1]
+        values = max(matrix, part.rows.steps.numel() // len(part.index) * fan_in)
         rows = torch.arange(len(part.index), device=flat.device)
         pieces = torch.split(rows, max(1, MOST_NUMBERS // values))
         found = [_steps(part.rows.channels(piece), flat, gram, part.index[piece]) for piece in pieces]
