@@ -1,7 +1,7 @@
 """What sums of binary points are worth: against as many bits in one point, and among the options of a plan.
 
-    python benchmarks/binary.py cifar10_resnet20 --methods nearest gptq brecq
-    python benchmarks/binary.py mobilenetv1_075_in1k vit_tiny_in1k
+    python benchmarks/binary.py cifar10_resnet20 --methods nearest gptq brecq --solved
+    python benchmarks/binary.py vit_tiny_in1k mobilenetv1_075_in1k
 
 Every row is kept when it is measured, and what is there is not measured again.
 """
@@ -27,7 +27,8 @@ SAMPLES = {RESNET: 512, MOBILENET: 128, VIT: 128}
 UNIFORM = ("w1", "w2", "w1x2", "w3", "w1x3", "w4", "w1x4")
 SETS = ("w2..8", "w1x1..4,w2..8")
 BUDGETS = ("2.25b", "2.5b", "3b", "3.5b")
-COMMAND = "python benchmarks/binary.py NETWORK"
+COMMAND = """python benchmarks/binary.py cifar10_resnet20 --methods nearest gptq brecq --solved
+    python benchmarks/binary.py vit_tiny_in1k mobilenetv1_075_in1k"""
 
 
 def main() -> None:
