@@ -24,8 +24,8 @@ def refitted(layer: StoredLayer, target: Tensor, gram: Tensor) -> StoredLayer:
 
         sum_l (c_k H c_l') s_l = c_k H w'      for all k.
 
-    Where channels share a step, or run through several strips of inputs, all steps of a channel take the one
-    factor that is best, ``f = (q H w') / (q H q')``.
+    Where channels share a step, or run through several strips of inputs, all steps take the one factor that
+    is best, ``f = (q H w') / (q H q')``.
 
     Parameters
     ----------
@@ -33,15 +33,20 @@ def refitted(layer: StoredLayer, target: Tensor, gram: Tensor) -> StoredLayer:
     target : Tensor, shape (convolution groups, channels per group, fan_in)
     gram : Tensor, shape (convolution groups, fan_in, fan_in)
     """
+    is_cut = layer.cut is not None and layer.cut.inputs > 0
     shared = any(part.rows.option.unit is StepUnit.TENSOR for part in layer.parts)
-    if shared or (layer.cut is not None and layer.cut.inputs):
-        return _scaled(layer, target, gram)
+    scaled = _scaled(layer, target, gram) if is_cut or shared else layer
+    if is_cut:
+        return scaled
     flat = target.flatten(0, 1)
     fan_in = flat.shape[1]
     # Rows of several convolution groups come with a matrix each.
     matrix = fan_in**2 if len(gram) > 1 else 0
     steps = []
-    for part in layer.parts:
+    for part, other in zip(layer.parts, scaled.parts, strict=True):
+        if part.rows.option.unit is StepUnit.TENSOR:
+            steps.append(other.rows.steps)
+            continue
         values = max(matrix, part.rows.steps.numel() // len(part.index) * fan_in)
         rows = torch.arange(len(part.index), device=flat.device)
         pieces = torch.split(rows, max(1, MOST_NUMBERS // values))
