@@ -54,7 +54,7 @@ def unseen_share(inputs: InputGram, least: float, order: Tensor) -> float:
     GPTQ of all leaves on all. To first order in weights per sample, fitting takes a share r off the error on
     n samples and adds as much to that on others; on half as many it is 2 r, so that the ratio of the two is
     ``(1 + 2 r) / (1 - r)`` and that of n samples ``(1 + r) / (1 - r)``. A refit of steps fits one number more
-    for each row, which is not counted.
+    for each point and group of a row, which is not counted.
 
     Parameters
     ----------

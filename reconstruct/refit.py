@@ -74,7 +74,12 @@ def _steps(rows: QuantizedRows, target: Tensor, gram: Tensor, index: Tensor) -> 
     product = torch.empty(count, groups, points, fan_in, dtype=target.dtype, device=target.device)
     for group in range(groups):
         begin, end = group * size, min((group + 1) * size, fan_in)
-        product[:, group] = codes[:, group, :, : end - begin] @ own[:, begin:end]
+        mine = codes[:, group, :, : end - begin]
+        if len(gram) > 1:
+            product[:, group] = mine @ own[:, begin:end]
+        else:
+            # One product of all rows reads the matrix once.
+            product[:, group] = (mine.flatten(0, 1) @ gram[0, begin:end]).view(count, points, fan_in)
     product = product.flatten(1, 2)
     along = (product @ target[index, :, None])[:, :, 0].double()
     cells = cells_of(product.flatten(0, 1), rows.option).view(count, groups * points, groups, size)
