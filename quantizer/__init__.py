@@ -8,14 +8,14 @@ from .activation import (
     parse_option_set,
     weight_part,
 )
-from .grid import Grid, Rounding, codes_of, signed_grid, sum_grid
+from .grid import Grid, Rounding, codes_of, places_of, signed_grid, sum_grid
 from .option import Option, StepUnit, option_names, parse_option, parse_options
 from .packing import pack_codes, packed_bytes, unpack_codes
 from .points import Points, fit_greedy, fit_joint, fit_point
 from .quantize import PointFit, QuantizedRows, Quantizer
 from .ranges import ActivationGrid, RangeSearch, RangeSettings, fit_range
 from .size import channel_code_bits, stored_bits
-from .steps import StepSearch, search_steps, steps_from_half, steps_to_half
+from .steps import StepSearch, least_step, search_steps, steps_from_half, steps_to_half
 from .sums import code_combinations
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "fit_joint",
     "fit_point",
     "fit_range",
+    "least_step",
     "option_names",
     "pack_codes",
     "packed_bytes",
@@ -48,6 +49,7 @@ __all__ = [
     "parse_option",
     "parse_option_set",
     "parse_options",
+    "places_of",
     "search_steps",
     "signed_grid",
     "steps_from_half",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-__all__ = ["Grid", "Rounding", "codes_of", "signed_grid", "sum_grid"]
+__all__ = ["Grid", "Rounding", "codes_of", "places_of", "signed_grid", "sum_grid"]
 
 
 class Rounding(enum.StrEnum):
@@ -55,6 +55,11 @@ def codes_of(bits: int) -> range:
     return range(-(2 ** (bits - 1)), 2 ** (bits - 1))
 
 
+def places_of(bits: int, points: int) -> list[int]:
+    """What digits of `bits` bits are worth in positional notation: powers of ``2^bits``, largest first."""
+    return [2 ** (bits * i) for i in reversed(range(points))]
+
+
 def signed_grid(bits: int, rounding: Rounding = Rounding.NEAREST) -> Grid:
     """The grid of one point of `bits` bits, see `codes_of`."""
     return sum_grid(bits, (1,), rounding)
@@ -67,7 +72,7 @@ def sum_grid(bits: int, places: Sequence[int], rounding: Rounding = Rounding.NEA
     ----------
     bits : int
     places : sequence of int
-        Powers of ``2^bits``, of any signs, down to 1.
+        As `places_of` gives them, each with any sign.
     rounding : Rounding
     """
     codes = codes_of(bits)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .grid import Rounding, codes_of, signed_grid, sum_grid
+from .grid import Rounding, codes_of, places_of, signed_grid, sum_grid
 from .steps import StepSearch, row_error, search_steps, storable_steps, unit_rows
 from .sums import ROUNDS, SortedRows, alternate, code_combinations, nearest_codes
 
@@ -167,7 +167,7 @@ def _better(rows: Tensor, first: Points, second: Points) -> Points:
 
 def _positional_starts(rows: Tensor, bits: int, points: int) -> list[Tensor]:
     """Steps, shape (points, rows), of the sign patterns that suit each row best, the best first."""
-    place = torch.tensor([2.0 ** (bits * i) for i in reversed(range(points))], device=rows.device)
+    place = rows.new_tensor(places_of(bits, points))
     patterns, steps, errors = [], [], []
     for pattern in itertools.product((1.0, -1.0), repeat=min(points, SIGNED_PLACES)):
         signed = place.clone()
@@ -188,7 +188,7 @@ def _positional_starts(rows: Tensor, bits: int, points: int) -> list[Tensor]:
 
 def _binary_starts(rows: Tensor, points: int) -> list[Tensor]:
     """Steps, shape (points, rows): of an even grid, of a slower fall, and of every point on what is left."""
-    places = [2**i for i in reversed(range(points))]
+    places = places_of(1, points)
     even = search_steps(rows, sum_grid(1, places))
     falling = rows.new_tensor([BINARY_RATIO**-i for i in range(points)])
     left, greedy = rows, []

@@ -13,7 +13,7 @@ from ..errors import InputError
 from .grid import Rounding
 from .option import Option, StepUnit
 from .points import MAX_JOINT_BITS, Points, fit_greedy, fit_joint
-from .steps import SMALLEST_RATIO, StepSearch, check_exponent, power_of_two_below
+from .steps import StepSearch, check_exponent, least_step
 
 __all__ = ["PointFit", "QuantizedRows", "Quantizer"]
 
@@ -186,7 +186,7 @@ def _within_half_range(codes: Tensor, steps: Tensor, bits: int) -> tuple[Tensor,
     live = steps.where(codes.any(2), 0.0)
     # Without any live step every scale is as good, but for codes of one bit, which are never zero.
     nothing = torch.full_like(live[0, 0], NOTHING if bits == 1 else 1.0)
-    floor = power_of_two_below(live) * SMALLEST_RATIO if bool(live.any()) else nothing
+    floor = least_step(live) if bool(live.any()) else nothing
     small = live.abs() < floor
     if bits > 1:
         codes = codes.masked_fill(small[:, :, None], 0)

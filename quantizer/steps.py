@@ -12,10 +12,9 @@ from ..errors import InputError
 from .grid import Grid
 
 __all__ = [
-    "SMALLEST_RATIO",
     "StepSearch",
     "check_exponent",
-    "power_of_two_below",
+    "least_step",
     "row_error",
     "search_steps",
     "steps_from_half",
@@ -31,7 +30,7 @@ LONG_WEIGHTS, FEW_CANDIDATES = 1024, 10
 SMOOTH_WEIGHTS = 256
 MOST_REPEATS = 16
 REFITS = 2
-# A step this much smaller than the largest of its tensor would fall out of half precision's normal range.
+# Of the power of two below a tensor's largest step: smaller ones leave half precision's normal range.
 SMALLEST_RATIO = 2.0**-28
 HALF_SIGNIFICAND = 2.0**11
 
@@ -144,7 +143,7 @@ def steps_to_half(steps: Tensor) -> tuple[Tensor, int]:
     Exact for the steps of `QuantizedRows`, which have 11 significant bits and span at most 2^28; other
     steps are rounded. The exponent makes the precision independent of the scale of the weights.
     """
-    exponent = int(math.log2(float(power_of_two_below(steps)))) - 14
+    exponent = int(math.log2(float(_power_of_two_below(steps)))) - 14
     # In double precision, where 2^-e exists for every e of a single-precision step.
     return (steps.double() * 2.0**-exponent).to(torch.float16), exponent
 
@@ -181,7 +180,12 @@ def _refit(rows: Tensor, grid: Grid, steps: Tensor) -> Tensor:
     return steps
 
 
-def power_of_two_below(steps: Tensor) -> Tensor:
+def least_step(steps: Tensor) -> Tensor:
+    """The least step that 16 bits hold beside the largest of `steps`, a scalar power of two."""
+    return (_power_of_two_below(steps) * SMALLEST_RATIO).clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def _power_of_two_below(steps: Tensor) -> Tensor:
     """The greatest power of two that does not exceed the largest ``|step|``, a scalar."""
     largest = steps.abs().amax().clamp_min(torch.finfo(torch.float32).tiny)
     _, exponent = torch.frexp(largest)

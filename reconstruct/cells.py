@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..allocator import LayerCut
-from ..quantizer import Option, StepUnit, steps_from_half, steps_to_half
+from ..quantizer import Option, StepUnit, least_step, steps_from_half, steps_to_half
 from .finalize import StoredLayer
 from .grids import LayerGrid
 
@@ -24,9 +24,6 @@ __all__ = [
     "with_factors",
     "with_steps",
 ]
-
-# Half precision has its full precision over so many powers of two.
-SMALLEST_RATIO = 2.0**-28
 
 
 def cells_of(rows: Tensor, option: Option) -> Tensor:
@@ -44,12 +41,9 @@ def cell_sums(values: Tensor, option: Option) -> Tensor:
 
 
 def storable(steps: Tensor) -> Tensor:
-    """Steps as they come back from 16 bits: never zero, and none beyond 2^28 below the largest."""
+    """Steps as they come back from 16 bits: never zero, and none below `least_step`."""
     kept = steps_from_half(*steps_to_half(steps))
-    floor = kept.abs().amax() * SMALLEST_RATIO
-    _, exponent = torch.frexp(floor)
-    # The next power of two, which half precision holds.
-    floor = torch.ldexp(torch.ones_like(floor), exponent)
+    floor = least_step(kept)
     return torch.where(kept.abs() < floor, torch.where(kept < 0, -floor, floor), kept)
 
 

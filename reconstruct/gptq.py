@@ -118,7 +118,7 @@ class Gptq:
         data : Data
             Calibration inputs.
         progress : callable, optional
-            Told (layers done, layers in all).
+            Told (layers done, layers in all), every layer three times where `confirmed` tries.
         store : Path, optional
             Folder for finished layers, from which an interrupted run goes on to the same result.
 
@@ -127,10 +127,22 @@ class Gptq:
         InputError
             The plan does not fit the network, or the network has several inputs.
         """
-        settings = self.confirmed(network, plan, data, store)
-        return settings._walked(network, plan, data, progress, store)
+        walks = 3 if self._is_tried(plan, data) else 1
+        settings = self.confirmed(network, plan, data, store, progress)
+        return settings._walked(network, plan, data, _walk_of(progress, walks - 1, walks), store)
 
-    def confirmed(self, network: Network, plan: Plan, data: Data, store: Path | None = None) -> Gptq:
+    def _is_tried(self, plan: Plan, data: Data) -> bool:
+        _, judged = learned_and_judged(len(data), JUDGED)
+        return self.crossed and bool(value_tensors(plan_values(plan))) and len(judged) >= FEWEST_JUDGED
+
+    def confirmed(
+        self,
+        network: Network,
+        plan: Plan,
+        data: Data,
+        store: Path | None = None,
+        progress: Progress | None = None,
+    ) -> Gptq:
         """These settings, or without the float target where activations in low bits make it misleading.
 
         What rounding activations does is noise of which weights can only take back a part, and they do so by
@@ -142,22 +154,24 @@ class Gptq:
         ----------
         store : Path, optional
             As for `finalize`; the trials go on from it too.
+        progress : callable, optional
+            Told of the two trials, and that as many layers follow as in one of them.
         """
-        learned, judged = learned_and_judged(len(data), JUDGED)
-        if not self.crossed or not value_tensors(plan_values(plan)) or len(judged) < FEWEST_JUDGED:
+        if not self._is_tried(plan, data):
             return self
+        learned, judged = learned_and_judged(len(data), JUDGED)
         fitted, others = data.part(slice(learned.stop)), data.part(slice(judged.start, None))
         reference = float_logits(network, others)
 
-        def losses(settings: Gptq) -> Tensor:
+        def losses(settings: Gptq, number: int) -> Tensor:
             try:
-                found = settings._walked(network, plan, fitted, None, store)
+                found = settings._walked(network, plan, fitted, _walk_of(progress, number, 3), store)
             except NotFiniteError:
                 return reference.new_full((len(others),), torch.inf, dtype=torch.float64)
             return measure_samples(network, others, found.tensors(network), reference).loss
 
         plain = replace(self, float_target=False)
-        without, aimed = losses(plain), losses(self)
+        without, aimed = losses(plain, 0), losses(self, 1)
         if not bool(aimed.isfinite().all()):
             return plain if bool(without.isfinite().all()) else self
         return plain if mean_drop(aimed - without).low > 0 else self
@@ -199,6 +213,13 @@ class Gptq:
         if network.is_streamed and store is not None:
             return Finalized(kept.on_demand(layers), values=values)
         return Finalized(tuple(layers.values()), values=values)
+
+
+def _walk_of(progress: Progress | None, number: int, walks: int) -> Progress | None:
+    """What one of several walks through all layers tells, as a part of all of them."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(number * total + done, walks * total)
 
 
 class _Inputs:

@@ -19,6 +19,7 @@ from ..quantizer import (
     RangeSettings,
     StepSearch,
     fit_range,
+    places_of,
     search_steps,
     sum_grid,
 )
@@ -205,9 +206,7 @@ def norm_layer(start: StoredLayer, weight: Tensor, quantizer: Quantizer, p: floa
     steps = []
     for part in start.parts:
         option = part.rows.option
-        grid = sum_grid(
-            option.bits, [2 ** (option.bits * i) for i in range(option.points)], quantizer.rounding
-        )
+        grid = sum_grid(option.bits, places_of(option.bits, option.points), quantizer.rounding)
         cells = cells_of(matrix[part.index].float(), option)
         each = cells.flatten(0, 1)
         ratio = search_steps(each, grid, StepSearch.P_NORM, p)

@@ -7,12 +7,14 @@ from torch import Tensor
 
 from ..quantizer import QuantizedRows, StepUnit
 from .cells import cells_of, sums_of_sharing, with_factors, with_steps
-from .finalize import StoredLayer
+from .finalize import StoredLayer, StoredPart
 
 __all__ = ["refitted"]
 
 RIDGE = 1e-6
 """Of the mean of a row's diagonal: decides the steps of codes that are nothing, or another point's again."""
+MOST_STEPS = 256
+"""Of a row: solving for more takes longer than all else that GPTQ does."""
 MOST_NUMBERS = 2**24
 """Of products of codes and Gram matrix, or of matrices of single rows, that are held at once."""
 
@@ -24,8 +26,8 @@ def refitted(layer: StoredLayer, target: Tensor, gram: Tensor) -> StoredLayer:
 
         sum_l (c_k H c_l') s_l = c_k H w'      for all k.
 
-    Where channels share a step, or run through several strips of inputs, all steps take the one factor that
-    is best, ``f = (q H w') / (q H q')``.
+    Where channels share a step, run through several strips of inputs, or have more steps than that is worth,
+    all steps take the one factor that is best, ``f = (q H w') / (q H q')``.
 
     Parameters
     ----------
@@ -34,8 +36,7 @@ def refitted(layer: StoredLayer, target: Tensor, gram: Tensor) -> StoredLayer:
     gram : Tensor, shape (convolution groups, fan_in, fan_in)
     """
     is_cut = layer.cut is not None and layer.cut.inputs > 0
-    shared = any(part.rows.option.unit is StepUnit.TENSOR for part in layer.parts)
-    scaled = _scaled(layer, target, gram) if is_cut or shared else layer
+    scaled = _scaled(layer, target, gram) if is_cut or any(map(_takes_factor, layer.parts)) else layer
     if is_cut:
         return scaled
     flat = target.flatten(0, 1)
@@ -44,15 +45,24 @@ def refitted(layer: StoredLayer, target: Tensor, gram: Tensor) -> StoredLayer:
     matrix = fan_in**2 if len(gram) > 1 else 0
     steps = []
     for part, other in zip(layer.parts, scaled.parts, strict=True):
-        if part.rows.option.unit is StepUnit.TENSOR:
+        if _takes_factor(part):
             steps.append(other.rows.steps)
             continue
-        values = max(matrix, part.rows.steps.numel() // len(part.index) * fan_in)
+        values = max(matrix, _steps_of_row(part) * fan_in)
         rows = torch.arange(len(part.index), device=flat.device)
         pieces = torch.split(rows, max(1, MOST_NUMBERS // values))
         found = [_steps(part.rows.channels(piece), flat, gram, part.index[piece]) for piece in pieces]
         steps.append(torch.cat(found, 1))
     return with_steps(layer, steps)
+
+
+def _steps_of_row(part: StoredPart) -> int:
+    points, _, groups = part.rows.steps.shape
+    return points * groups
+
+
+def _takes_factor(part: StoredPart) -> bool:
+    return part.rows.option.unit is StepUnit.TENSOR or _steps_of_row(part) > MOST_STEPS
 
 
 def _scaled(layer: StoredLayer, target: Tensor, gram: Tensor) -> StoredLayer:

@@ -106,6 +106,18 @@ def test_joint_points_match_one_point_of_as_many_bits_and_beat_greedy_ones(
     assert joint <= 0.4 * total_error(rows, bits, points, "greedy")
 
 
+@pytest.mark.parametrize("source", ["gaussian_rows", "laplace_rows", "resnet_rows"])
+@pytest.mark.parametrize("points", [2, 3, 4])
+def test_binary_points_lose_less_than_one_point_of_as_many_bits(
+    points: int, source: str, request: pytest.FixtureRequest
+) -> None:
+    given_rows = request.getfixturevalue(source)
+    rows = [given_rows] if isinstance(given_rows, Tensor) else given_rows
+    rows = [part / part.norm(dim=1, keepdim=True).clamp_min(1e-12) for part in rows]
+    rows = [part for part in rows if part.shape[1] >= LONG_WEIGHTS]
+    assert total_error(rows, 1, points, "joint") <= 0.9 * total_error(rows, 1, points, "one")
+
+
 def test_joint_codes_are_the_nearest_of_all_sums(gaussian_rows: Tensor) -> None:
     rows = gaussian_rows[:4, :100]
     fitted = fit_joint(rows, 2, 3)

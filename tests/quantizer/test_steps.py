@@ -201,3 +201,12 @@ def test_a_step_too_small_to_store_beside_the_largest_takes_its_codes_with_it() 
     assert int(quantized.codes[0, 1].count_nonzero()) == 0
     assert float(quantized.dequantize()[1].abs().max()) == 0
     assert int(quantized.codes[0, 0].count_nonzero()) > 0
+
+
+@pytest.mark.parametrize("text", ["w1", "w1x2", "w4", "w2x2"])
+def test_rows_of_zeros_beside_the_smallest_numbers_have_steps_that_can_be_stored(text: str) -> None:
+    rows = seeded(0, 3, 8) * 1e-37
+    rows[1] = 0
+    steps = Quantizer().quantize(rows, parse_option(text)).steps
+    assert bool((steps != 0).all())
+    assert torch.equal(steps_from_half(*steps_to_half(steps)), steps)

@@ -10,10 +10,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from apportion.allocator import LayerCut, LayerPlan, Plan
-from apportion.network import Data, Network, capture
-from apportion.quantizer import steps_from_half, steps_to_half
-from apportion.reconstruct import Finalized, finalize_nearest, layer_shapes
+from apportion.allocator import (
+    ActivationChoice,
+    ActivationPlan,
+    LayerCut,
+    LayerPlan,
+    Plan,
+    assignment_digest,
+)
+from apportion.network import Data, Network, capture, find_sites, sample_sites
+from apportion.quantizer import ActivationGrid, Quantizer, parse_option, steps_from_half, steps_to_half
+from apportion.reconstruct import Finalized, StoredLayer, StoredPart, finalize_nearest, layer_shapes
 
 PlanOf = Callable[..., Plan]
 
@@ -36,6 +43,45 @@ def plan_of(plan: Plan) -> PlanOf:
         return plan.model_copy(update={"layers": tuple(layers), "unit": cut or "channel"})
 
     return planned
+
+
+def stored(weight: Tensor, options: Sequence[str], inputs: int = 0) -> StoredLayer:
+    """Rows rounded to nearest, one option for each row, or for each strip of `inputs` input weights."""
+    cut = LayerCut(*weight.shape, inputs)
+    matrix, parts = cut.to_rows(weight), []
+    for text in dict.fromkeys(options):
+        strips = [strip for strip, other in enumerate(options) if other == text]
+        index = torch.tensor(cut.strip_rows(strips))
+        parts.append(StoredPart(index, Quantizer().quantize(matrix[index], parse_option(text))))
+    return StoredLayer("layer", tuple(parts), cut)
+
+
+def row_errors(layer: StoredLayer, weight: Tensor, gram: Tensor) -> Tensor:
+    """``(q - w) H (q - w)'`` of every row, with a Gram matrix for each group of rows."""
+    delta = (layer.dequantize() - weight).double().view(len(gram), -1, weight.shape[1])
+    return ((delta @ gram) * delta).sum(2).flatten()
+
+
+def with_low_bits(plan: Plan, network: Network, data: Data, bits: tuple[int, ...] = (4, 8)) -> Plan:
+    """The plan with all values of the network in these bits in turn, by their extremes."""
+    sites = find_sites(network)
+    samples = sample_sites(network, data, sites)
+    values = []
+    for site, width in zip(sites, cycle(bits), strict=False):
+        choices = {}
+        for each in bits:
+            grid = ActivationGrid.over(samples[site.name].low, samples[site.name].high, 2**each - 1)
+            choices[f"a{each}"] = ActivationChoice(
+                bits=each, predicted_loss=0.0, step=grid.step, zero_point=grid.zero_point
+            )
+        readers = {reader.layer: reader.macs for reader in site.readers}
+        values.append(
+            ActivationPlan(
+                name=site.name, option=f"a{width}", elements=site.elements, readers=readers, choices=choices
+            )
+        )
+    assignment = assignment_digest(plan.layers, values)
+    return plan.model_copy(update={"activations": tuple(values), "assignment": assignment})
 
 
 @pytest.fixture(scope="session")

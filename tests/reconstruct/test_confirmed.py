@@ -12,7 +12,7 @@ from apportion.allocator import Plan
 from apportion.network import Data, Network, float_logits, measure_samples
 from apportion.reconstruct import Finalized, Gptq, LearnedRounding, Learning
 
-from .test_values import with_low_bits
+from .conftest import with_low_bits
 
 PLAIN = Gptq(float_target=False)
 
@@ -82,6 +82,17 @@ def test_nothing_is_tried_where_there_is_nothing_to_choose(
     assert settings.confirmed(network, low, data) == settings
     assert Gptq().confirmed(network, plan, data) == Gptq()
     assert Gptq().confirmed(network, low, data.part(slice(12))) == Gptq()
+
+
+@pytest.mark.parametrize(("chosen", "walks"), [("plan", 1), ("low", 3)])
+def test_progress_counts_the_trials(
+    network: Network, data: Data, chosen: str, walks: int, request: pytest.FixtureRequest
+) -> None:
+    told: list[tuple[int, int]] = []
+    plan = request.getfixturevalue(chosen)
+    Gptq().finalize(network, plan, data, lambda *step: told.append(step))
+    count = walks * len(network.layers)
+    assert told == [(done, count) for done in range(1, count + 1)]
 
 
 def test_learned_rounding_starts_from_what_is_confirmed(

@@ -11,16 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from apportion.allocator import LayerCut, Plan
+from apportion.allocator import Plan
 from apportion.errors import InputError
 from apportion.network import Data, Network, capture, rows
-from apportion.quantizer import Quantizer, parse_option, parse_options
+from apportion.quantizer import parse_options
 from apportion.reconstruct import (
     Finalized,
     Gptq,
     InputGram,
     StoredLayer,
-    StoredPart,
     finalize_nearest,
     gptq_layer,
     measure_finalized,
@@ -28,20 +27,11 @@ from apportion.reconstruct import (
 from apportion.reconstruct.cells import storable, with_steps
 from apportion.sensitivity import measure_profile, solve_plan
 
+from .conftest import row_errors, stored
+
 PlanOf = Callable[..., Plan]
 Assign = Callable[[Mapping[str, Sequence[str]]], Plan]
 MIX = ("w3", "w2x2", "w8", "w2", "w4x3")
-
-
-def stored(weight: Tensor, options: Sequence[str], inputs: int = 0) -> StoredLayer:
-    """Rows rounded to nearest, one option for each row, or for each strip of `inputs` input weights."""
-    cut = LayerCut(*weight.shape, inputs)
-    matrix, parts = cut.to_rows(weight), []
-    for text in dict.fromkeys(options):
-        strips = [strip for strip, other in enumerate(options) if other == text]
-        index = torch.tensor(cut.strip_rows(strips))
-        parts.append(StoredPart(index, Quantizer().quantize(matrix[index], parse_option(text))))
-    return StoredLayer("layer", tuple(parts), cut)
 
 
 def drawn(seed: int, channels: int, fan_in: int, groups: int = 1) -> tuple[Tensor, InputGram]:
@@ -51,11 +41,6 @@ def drawn(seed: int, channels: int, fan_in: int, groups: int = 1) -> tuple[Tenso
     inputs = inputs @ torch.randn(groups, fan_in, fan_in, generator=generator)
     weight = torch.randn(channels, fan_in, generator=generator)
     return weight, InputGram(2 * (inputs.mT @ inputs).double())
-
-
-def row_errors(layer: StoredLayer, weight: Tensor, gram: Tensor) -> Tensor:
-    delta = (layer.dequantize() - weight).double().view(len(gram), -1, weight.shape[1])
-    return ((delta @ gram) * delta).sum(2).flatten()
 
 
 @settings(derandomize=True, deadline=None, max_examples=25)

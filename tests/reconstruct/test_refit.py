@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from apportion.allocator import LayerCut
-from apportion.quantizer import Quantizer, parse_option
-from apportion.reconstruct import StoredLayer, StoredPart
 from apportion.reconstruct.refit import refitted
+
+from .conftest import row_errors, stored
 
 MIX = ("w1", "w1x3", "w2", "w2x2g5", "w3g4", "w3x2", "w4x3")
 CHANNELS, FAN_IN = 8, 14
-
-
-def stored(weight: Tensor, options: Sequence[str], inputs: int = 0) -> StoredLayer:
-    cut = LayerCut(*weight.shape, inputs)
-    matrix, parts = cut.to_rows(weight), []
-    for text in dict.fromkeys(options):
-        index = torch.tensor(cut.strip_rows([i for i, other in enumerate(options) if other == text]))
-        parts.append(StoredPart(index, Quantizer().quantize(matrix[index], parse_option(text))))
-    return StoredLayer("layer", tuple(parts), cut)
 
 
 def drawn(seed: int, groups: int = 1) -> tuple[Tensor, Tensor, Tensor]:
@@ -38,11 +26,6 @@ def drawn(seed: int, groups: int = 1) -> tuple[Tensor, Tensor, Tensor]:
     gram = inputs.mT @ inputs
     gram += 0.01 * gram.diagonal(dim1=1, dim2=2).mean() * torch.eye(FAN_IN)
     return weight, target.view(groups, -1, FAN_IN), gram
-
-
-def errors(layer: StoredLayer, target: Tensor, gram: Tensor) -> Tensor:
-    delta = (layer.dequantize().view_as(target) - target).double()
-    return ((delta @ gram.double()) * delta).sum(2).flatten()
 
 
 def least_error(codes: Tensor, group: int, target: Tensor, gram: Tensor) -> float:
@@ -72,7 +55,7 @@ def test_steps_are_least_squares_for_the_codes_of_every_row(
     weight, target, gram = drawn(seed, groups)
     layer = stored(weight, options)
     found = refitted(layer, target, gram)
-    reached = errors(found, target, gram)
+    reached = row_errors(found, target.view(-1, FAN_IN), gram.double())
     for part, new in zip(layer.parts, found.parts, strict=True):
         assert torch.equal(part.rows.codes, new.rows.codes)
         for place, row in enumerate(part.index.tolist()):
@@ -84,19 +67,26 @@ def test_steps_are_least_squares_for_the_codes_of_every_row(
             assert float(reached[row]) <= least * 1.01 + 2e-5 * size
 
 
-@pytest.mark.parametrize(("option", "inputs"), [("w3t", 0), ("w2x2", 7)])
-def test_rows_that_share_steps_or_are_cut_take_one_factor(option: str, inputs: int) -> None:
+@pytest.mark.parametrize(
+    ("option", "inputs", "most"), [("w3t", 0, 256), ("w2x2", 7, 256), ("w2x2g5", 0, 5), ("w1x3", 0, 2)]
+)
+def test_rows_that_share_steps_are_cut_or_have_many_take_one_factor(
+    option: str, inputs: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("apportion.reconstruct.refit.MOST_STEPS", most)
     weight, target, gram = drawn(3)
     layer = stored(weight, [option] * (FAN_IN // inputs if inputs else CHANNELS), inputs)
     found = refitted(layer, target, gram)
-    ratios = torch.stack(
-        [new.rows.steps / old.rows.steps for old, new in zip(layer.parts, found.parts, strict=True)]
-    )
+    (old,), (new,) = layer.parts, found.parts
+    ratios = new.rows.steps / old.rows.steps
     if option == "w3t":
         assert ratios.numel() == 1
-    by_channel = ratios.flatten(0, 1).view(ratios.shape[1], -1, CHANNELS if inputs else 1)
-    torch.testing.assert_close(by_channel, by_channel[:1, :1].expand_as(by_channel), rtol=2e-3, atol=0)
-    assert float(errors(found, target, gram).sum()) < float(errors(layer, target, gram).sum())
+    # Rows of a strip are its channels in order.
+    points, rows, groups = ratios.shape
+    by_channel = ratios.view(points, -1, min(rows, CHANNELS), groups)
+    torch.testing.assert_close(by_channel, by_channel[:1, :1, :, :1].expand_as(by_channel), rtol=2e-3, atol=0)
+    before, after = (row_errors(each, target.view(-1, FAN_IN), gram.double()) for each in (layer, found))
+    assert float(after.sum()) < float(before.sum())
 
 
 def test_codes_that_are_all_zero_keep_finite_steps() -> None:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import replace
-from itertools import cycle
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from apportion.allocator import ActivationChoice, ActivationPlan, Plan, assignment_digest
+from apportion.allocator import ActivationChoice, Plan, assignment_digest
 from apportion.errors import InputError
-from apportion.network import ActivationStore, Data, Network, find_sites, quantize_activation, sample_sites
-from apportion.quantizer import ActivationGrid
+from apportion.network import ActivationStore, Data, Network, find_sites, quantize_activation
 from apportion.reconstruct import (
     Correction,
     Lapq,
@@ -33,29 +31,7 @@ from apportion.reconstruct import (
 )
 from apportion.reconstruct.streams import Streams, walkable_blocks
 
-from .conftest import PlanOf
-
-
-def with_low_bits(plan: Plan, network: Network, data: Data, bits: tuple[int, ...] = (4, 8)) -> Plan:
-    """The plan with all values of the network in these bits in turn, by their extremes."""
-    sites = find_sites(network)
-    samples = sample_sites(network, data, sites)
-    values = []
-    for site, width in zip(sites, cycle(bits), strict=False):
-        choices = {}
-        for each in bits:
-            grid = ActivationGrid.over(samples[site.name].low, samples[site.name].high, 2**each - 1)
-            choices[f"a{each}"] = ActivationChoice(
-                bits=each, predicted_loss=0.0, step=grid.step, zero_point=grid.zero_point
-            )
-        readers = {reader.layer: reader.macs for reader in site.readers}
-        values.append(
-            ActivationPlan(
-                name=site.name, option=f"a{width}", elements=site.elements, readers=readers, choices=choices
-            )
-        )
-    assignment = assignment_digest(plan.layers, values)
-    return plan.model_copy(update={"activations": tuple(values), "assignment": assignment})
+from .conftest import PlanOf, with_low_bits
 
 
 @pytest.fixture(scope="module")
