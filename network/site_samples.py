@@ -28,14 +28,19 @@ class SiteSample:
     Attributes
     ----------
     numbers : Tensor, shape (n,), float32
-        Drawn from every batch alike, on the CPU.
-    low, high : float
-        The least and the greatest of all numbers.
+        The outermost of every batch, and others drawn from every batch alike; on the CPU.
+    weights : Tensor, shape (n,), float32
+        For how many numbers of the value each stands.
+
+    Notes
+    -----
+    A network may have a few numbers hundreds of times as large as all others and lean on them ("massive
+    activations"). Among thousands of drawn ones they would be missing, or stand for too many, so that
+    those at the ends are all kept.
     """
 
     numbers: Tensor
-    low: float
-    high: float
+    weights: Tensor
 
 
 def sample_sites(
@@ -43,16 +48,17 @@ def sample_sites(
     data: Data,
     sites: Sequence[Site],
     *,
-    count: int = 2**17,
+    count: int = 2**15,
     seed: int = 0,
     on_batch: Callable[[int], None] | None = None,
 ) -> dict[str, SiteSample]:
-    """Extremes and samples of values in the float network, by name of the site, in one pass over the data.
+    """Samples of values in the float network, by name of the site, in one pass over the data.
 
     Parameters
     ----------
     count : int
-        Numbers that are kept of every site, about; what is kept does not grow with the data.
+        Numbers that are drawn of every site, about, besides an eighth as many at each end; what is kept does
+        not grow with the data.
     seed : int
         Of what is drawn.
 
@@ -61,26 +67,19 @@ def sample_sites(
     InputError
         A value holds NaN or infinity; names it.
     """
-    wanted = {site.name for site in sites}
-    parts: dict[str, list[Tensor]] = {name: [] for name in wanted}
-    extremes: dict[str, tuple[float, float]] = {}
+    parts: dict[str, list[tuple[Tensor, Tensor]]] = {site.name: [] for site in sites}
     share, size = 0, batch_size(network)
     generator = torch.Generator().manual_seed(seed)
 
     def watch(name: str, value: Tensor) -> Tensor:
-        if name in wanted:
+        if name in parts:
             flat = value.detach().flatten()
-            low, high = float(flat.min()), float(flat.max())
-            if not (math.isfinite(low) and math.isfinite(high)):
+            if not (math.isfinite(float(flat.min())) and math.isfinite(float(flat.max()))):
                 raise InputError(
                     f"value '{name}' is NaN or infinite in the float network on data '{data.name}'; check "
                     "that the inputs are scaled as in training"
                 )
-            before = extremes.get(name, (low, high))
-            extremes[name] = min(low, before[0]), max(high, before[1])
-            if len(flat) > share:
-                flat = flat[torch.randint(len(flat), (share,), generator=generator).to(flat.device)]
-            parts[name].append(flat.float().cpu())
+            parts[name].append(_sample(flat, share, generator))
         return value
 
     with torch.inference_mode():
@@ -91,4 +90,35 @@ def sample_sites(
             network.run(part.to(network.device), on_value=watch)
             if on_batch is not None:
                 on_batch(start + len(part))
-    return {site.name: SiteSample(torch.cat(parts[site.name]), *extremes[site.name]) for site in sites}
+    samples = {}
+    for name, of_batches in parts.items():
+        numbers, weights = zip(*of_batches, strict=True)
+        samples[name] = SiteSample(torch.cat(numbers), torch.cat(weights))
+    return samples
+
+
+def _sample(flat: Tensor, share: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Numbers of a batch, and for how many each stands: the outermost for themselves, others for the rest."""
+    if len(flat) <= share:
+        numbers = flat.float().cpu()
+        return numbers, torch.ones_like(numbers)
+    drawn = flat[torch.randint(len(flat), (share,), generator=generator).to(flat.device)]
+    above, below = _outermost(flat, drawn, largest=True), _outermost(flat, drawn, largest=False)
+    if len(above):
+        drawn = drawn[drawn <= above[-1]]
+    if len(below):
+        drawn = drawn[drawn >= below[-1]]
+    ends = torch.cat([above, below]).float().cpu()
+    inner = drawn.float().cpu()
+    weights = torch.cat([torch.ones_like(ends), torch.full_like(inner, (len(flat) - len(ends)) / len(inner))])
+    return torch.cat([ends, inner]), weights
+
+
+def _outermost(flat: Tensor, drawn: Tensor, *, largest: bool) -> Tensor:
+    """The largest or smallest numbers, at most an eighth as many as were drawn, the farthest first."""
+    count = math.ceil(len(drawn) / 8)
+    # To sort all would take longer than the network, so only those beyond a number that was drawn are.
+    rank = min((len(drawn) + 1) // 2, 4 + math.ceil(2 * count * len(drawn) / len(flat)))
+    border = drawn.topk(rank, largest=largest).values[-1]
+    beyond = flat[flat > border] if largest else flat[flat < border]
+    return beyond.topk(min(count, len(beyond)), largest=largest).values

@@ -15,7 +15,6 @@ __all__ = ["ActivationGrid", "RangeSearch", "RangeSettings", "fit_range"]
 
 CANDIDATES = 16
 ROUNDS = 3
-SEARCHED = 2**15
 LEAST_SHARE = 0.05
 MOST_PERCENT = 100.0
 
@@ -101,19 +100,20 @@ class ActivationGrid:
         codes = ((x * step.reciprocal()).round() + self.zero_point).clamp_(0, self.levels)
         return (codes - self.zero_point) * step
 
-    def error(self, x: Tensor, p: float) -> float:
-        """Mean of ``|x - quantized x|^p``."""
+    def error(self, x: Tensor, p: float, weights: Tensor | None = None) -> float:
+        """Mean of ``|x - quantized x|^p``, where `weights` tells for how many numbers each of x stands."""
         difference = (self.quantize(x) - x).abs_()
         powers = difference.square_() if p == 2 else difference.pow_(p)
-        return float(powers.mean(dtype=torch.float64))
+        if weights is None:
+            return float(powers.mean(dtype=torch.float64))
+        return float(torch.dot(powers.double(), weights.double()) / weights.sum(dtype=torch.float64))
 
 
 def fit_range(
     numbers: Tensor,
-    low: float,
-    high: float,
     levels: int,
     *,
+    weights: Tensor | None = None,
     nonnegative: bool,
     settings: RangeSettings | None = None,
 ) -> ActivationGrid:
@@ -122,39 +122,33 @@ def fit_range(
     Parameters
     ----------
     numbers : Tensor, shape (n,), float32
-        A sample.
-    low, high : float
-        The least and the greatest of all numbers, not of the sample alone.
+        A sample, with the least and the greatest of all numbers in it.
     levels : int
         The greatest code.
+    weights : Tensor, shape (n,), float32, optional
+        For how many numbers each of the sample stands. Default: all alike.
     nonnegative : bool
         Whether the value is never negative: its zero point is 0, and all codes are for what is above.
     settings : RangeSettings, optional
 
     Notes
     -----
-    The search moves both ends of the range, as shares of `low` and `high`: first together, then one and the
+    The search moves both ends of the range, as shares of the extremes: first together, then one and the
     other in turns, from coarse to fine.
     """
     settings = settings or RangeSettings()
-    low, high = (0.0, max(high, 0.0)) if nonnegative else (min(low, 0.0), max(high, 0.0))
+    low = 0.0 if nonnegative else min(float(numbers.min()), 0.0)
+    high = max(float(numbers.max()), 0.0)
     whole = ActivationGrid.over(low, high, levels)
     if settings.search is RangeSearch.MIN_MAX or low == high:
         return whole
     if settings.search is RangeSearch.PERCENTILE:
-        share = settings.percentile / MOST_PERCENT
-        ends = torch.tensor([1 - share, share], dtype=numbers.dtype)
-        cut_low, cut_high = torch.quantile(numbers, ends).tolist()
+        cut_low, cut_high = _inner(numbers, weights, settings.percentile / MOST_PERCENT)
         cut_low, cut_high = min(max(low, cut_low), 0.0), max(min(high, cut_high), 0.0)
         # Where fewer numbers than are cut off differ from 0, nothing but 0 would be left.
         return whole if cut_low == cut_high else ActivationGrid.over(cut_low, cut_high, levels)
     p = 2.0 if settings.search is RangeSearch.MSE else settings.p
-    searched = numbers
-    if len(numbers) > SEARCHED:
-        # Drawn, since every n-th number may come from the same places of every image.
-        drawn = torch.randperm(len(numbers), generator=torch.Generator().manual_seed(0))
-        searched = numbers[drawn[:SEARCHED]]
-    best, least = whole, whole.error(searched, p)
+    best, least = whole, whole.error(numbers, p, weights)
     shares = [1.0, 1.0]
     # Both ends, then each alone; what moves nothing is left out.
     moves = [(0, 1)] if low == 0 or high == 0 else [(0, 1), (0,), (1,)]
@@ -168,8 +162,18 @@ def fit_range(
                 for end in ends_moved:
                     tried[end] = min(1.0, max(LEAST_SHARE / levels, start[end] * factor))
                 grid = ActivationGrid.over(low * tried[0], high * tried[1], levels)
-                error = grid.error(searched, p)
+                error = grid.error(numbers, p, weights)
                 if error < least:
                     best, least, shares = grid, error, tried
         width *= 2 / CANDIDATES
     return best
+
+
+def _inner(numbers: Tensor, weights: Tensor | None, share: float) -> tuple[float, float]:
+    """The least and the greatest number once ``1 - share`` of all is cut off at either end."""
+    ordered, order = numbers.sort()
+    counts = torch.ones_like(ordered) if weights is None else weights[order]
+    below = counts.cumsum(0, dtype=torch.float64)
+    cuts = below[-1] * torch.tensor([1 - share, share], dtype=torch.float64)
+    first, last = torch.searchsorted(below, cuts).clamp_(max=len(ordered) - 1).tolist()
+    return float(ordered[first]), float(ordered[last])

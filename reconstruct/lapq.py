@@ -36,7 +36,6 @@ Measure = Callable[[Mapping[str, Tensor]], float]
 LEAST_EXPONENTS, MOST_EXPONENT = 3, 20.0
 # Of the logarithm of a layer's factor: finer, a line search looks at noise.
 TOLERANCE = 0.02
-SAMPLED = 2**15
 _RANGES = (("evaluations", 0, 10**7), ("samples", 1, 10**7), ("reach", 0.0, 2.0))
 
 
@@ -236,7 +235,7 @@ class _NormValues:
         self._start = start.values
         fixed = {name for name, entry in start.values.items() if len(entry) > 1}
         sites = [site for site in find_sites(network, attention=True) if site.name in fixed]
-        self._samples = sample_sites(network, data, sites, count=SAMPLED) if sites else {}
+        self._samples = sample_sites(network, data, sites) if sites else {}
         self._nonnegative = {site.name: site.nonnegative for site in sites}
 
     def at(self, p: float) -> dict[str, Tensor]:
@@ -245,9 +244,8 @@ class _NormValues:
         for name, sample in self._samples.items():
             grid = fit_range(
                 sample.numbers,
-                sample.low,
-                sample.high,
                 int(self._start[name][2]),
+                weights=sample.weights,
                 nonnegative=self._nonnegative[name],
                 settings=RangeSettings(RangeSearch.P_NORM, p=p),
             )

@@ -120,9 +120,8 @@ def site_options(
             if option.dynamic
             else fit_range(
                 sample.numbers,
-                sample.low,
-                sample.high,
                 option.levels,
+                weights=sample.weights,
                 nonnegative=site.nonnegative,
                 settings=settings.ranges,
             )

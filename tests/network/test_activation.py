@@ -32,7 +32,7 @@ def entries(network: Network, images: Tensor, levels: int = 15) -> dict[str, Ten
     samples = sample_sites(network, Data(images, None, "noise"), find_sites(network))
     found = {}
     for name, sample in samples.items():
-        low, high = min(sample.low, 0.0), max(sample.high, 0.0)
+        low, high = min(float(sample.numbers.min()), 0.0), max(float(sample.numbers.max()), 0.0)
         step = (high - low) / levels
         found[activation_key(name)] = static_activation(step, round(-low / step), levels)
     return found

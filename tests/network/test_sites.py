@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -55,7 +57,7 @@ def test_values_are_never_negative_only_where_the_program_makes_sure(
     assert {site.name: site.nonnegative for site in sites} == {
         "inputs_0": False, "relu": True, "relu_1": True, "mean": True, "tanh": False, "linear_1": False,
     }  # fmt: skip
-    assert all(samples[site.name].low >= 0 for site in sites if site.nonnegative)
+    assert all(samples[site.name].numbers.min() >= 0 for site in sites if site.nonnegative)
     assert sum(reader.macs for site in sites for reader in site.readers) == sum(
         layer.macs for layer in mixed_network.layers
     )
@@ -118,10 +120,13 @@ def test_a_sample_is_of_the_value_and_its_extremes_of_all_numbers(
     few, more = (sample_sites(mixed_network, data, sites, count=count, seed=3) for count in (50, 10**6))
     for site in sites:
         value = values[site.name]
-        assert (few[site.name].low, few[site.name].high) == (float(value.min()), float(value.max()))
-        assert len(few[site.name].numbers) == min(50, value.numel())
+        assert torch.equal(few[site.name].numbers.aminmax().min, value.min())
+        assert torch.equal(few[site.name].numbers.aminmax().max, value.max())
+        assert len(few[site.name].numbers) <= 50 + 2 * math.ceil(50 / 8)
         assert torch.isin(few[site.name].numbers, value).all()
+        assert float(few[site.name].weights.sum()) == pytest.approx(value.numel(), rel=1e-5)
         assert torch.equal(more[site.name].numbers, value.flatten())
+        assert (more[site.name].weights == 1).all()
     broken = Data(images / 0, None, "broken")
     with pytest.raises(InputError, match="value 'inputs_0' is NaN or infinite"):
         sample_sites(mixed_network, broken, sites)
@@ -152,5 +157,22 @@ def test_a_short_last_batch_gives_no_more_numbers_of_a_sample_than_others() -> N
     inputs = torch.zeros(65, 4096)
     inputs[64] = 1.0
     (first,) = [site for site in find_sites(network) if site.name == network.schedule.inputs[0]]
-    found = sample_sites(network, Data(inputs, None, "last"), [first])[first.name].numbers
-    assert float((found == 1).float().mean()) == pytest.approx(1 / 65, abs=1e-3)
+    found = sample_sites(network, Data(inputs, None, "last"), [first])[first.name]
+    ones = float(found.weights[found.numbers == 1].sum() / found.weights.sum())
+    assert ones == pytest.approx(1 / 65, abs=1e-3)
+
+
+def test_the_few_largest_numbers_are_in_a_sample_and_stand_for_themselves() -> None:
+    """A draw of a thousandth would miss them, or take each for a thousand."""
+    network = capture(nn.Linear(1000, 3).eval(), torch.randn(2, 1000))
+    inputs = torch.randn(400, 1000, generator=torch.Generator().manual_seed(5))
+    massive = torch.tensor([300.0, 250.0, -200.0])
+    inputs[[7, 90, 333], [1, 500, 999]] = massive
+    (site,) = find_sites(network)
+    found = sample_sites(network, Data(inputs, None, "massive"), [site], count=400)[site.name]
+    assert len(found.numbers) < 1000
+    for number in massive:
+        assert (found.weights[found.numbers == number] == 1).all()
+        assert number in found.numbers
+    square = float((found.numbers.double().square() * found.weights).sum() / found.weights.sum())
+    assert square == pytest.approx(float(inputs.square().mean()), rel=0.1)

@@ -82,7 +82,7 @@ def test_the_search_is_near_the_best_of_all_ranges(
     x = x.relu() if nonnegative else x
     low, high = float(x.min()), float(x.max())
     settings_ = RangeSettings(RangeSearch.P_NORM, p=p)
-    found = fit_range(x, low, high, levels, nonnegative=nonnegative, settings=settings_)
+    found = fit_range(x, levels, nonnegative=nonnegative, settings=settings_)
     shares = [index / 40 for index in range(1, 41)]
     lows = [0.0] if nonnegative else [low * share for share in shares]
     grids = [ActivationGrid.over(a, high * b, levels) for a, b in itertools.product(lows, shares)]
@@ -106,22 +106,37 @@ def test_a_grid_has_zero_in_it_and_reaches_both_ends(one: float, other: float, l
         assert abs(float(grid.quantize(torch.tensor([end]))) - end) <= grid.step * 1.001 or grid.step == 1.0
 
 
+@pytest.mark.parametrize("search", [RangeSearch.MSE, RangeSearch.PERCENTILE])
+def test_a_number_counts_as_often_as_its_weight_says(search: RangeSearch) -> None:
+    x = torch.randn(600, generator=torch.Generator().manual_seed(1)) * 3
+    times = torch.randint(1, 20, (600,), generator=torch.Generator().manual_seed(2))
+    found, repeated = (
+        fit_range(
+            numbers, 15, weights=weights, nonnegative=False,
+            settings=RangeSettings(search, percentile=97),
+        )
+        for numbers, weights in ((x, times.float()), (x.repeat_interleave(times), None))
+    )  # fmt: skip
+    assert found.step == pytest.approx(repeated.step)
+    assert found != fit_range(x, 15, nonnegative=False, settings=RangeSettings(search, percentile=97))
+
+
 def test_min_max_clips_nothing_and_percentiles_clip_the_rest() -> None:
     x = torch.cat([torch.linspace(-1, 2, 9999), torch.tensor([50.0])])
-    whole = fit_range(x, -1, 50, 255, nonnegative=False, settings=RangeSettings(RangeSearch.MIN_MAX))
+    whole = fit_range(x, 255, nonnegative=False, settings=RangeSettings(RangeSearch.MIN_MAX))
     assert whole.step == pytest.approx(51 / 255)
     cut = fit_range(
-        x, -1, 50, 255, nonnegative=False, settings=RangeSettings(RangeSearch.PERCENTILE, percentile=99.9)
+        x, 255, nonnegative=False, settings=RangeSettings(RangeSearch.PERCENTILE, percentile=99.9)
     )
     assert cut.step == pytest.approx(3 / 255, rel=0.01)
-    assert fit_range(torch.zeros(9), 0, 0, 15, nonnegative=False) == ActivationGrid(1.0, 0, 15)
+    assert fit_range(torch.zeros(9), 15, nonnegative=False) == ActivationGrid(1.0, 0, 15)
     mostly_zero = torch.cat([torch.zeros(99_990), torch.linspace(0.1, 0.3, 10)])
     for sign in (1, -1):
-        low, high = sorted((0.0, 0.3 * sign))
+        values = sign * mostly_zero
         found = fit_range(
-            sign * mostly_zero, low, high, 255, nonnegative=sign > 0,
+            values, 255, nonnegative=sign > 0,
             settings=RangeSettings(RangeSearch.PERCENTILE, percentile=99.9),
         )  # fmt: skip
-        assert found == ActivationGrid.over(low, high, 255)
+        assert found == ActivationGrid.over(float(values.min()), float(values.max()), 255)
     with pytest.raises(InputError, match="percentile is 50"):
         RangeSettings(percentile=50)

@@ -70,7 +70,8 @@ def with_low_bits(plan: Plan, network: Network, data: Data, bits: tuple[int, ...
     for site, width in zip(sites, cycle(bits), strict=False):
         choices = {}
         for each in bits:
-            grid = ActivationGrid.over(samples[site.name].low, samples[site.name].high, 2**each - 1)
+            numbers = samples[site.name].numbers
+            grid = ActivationGrid.over(float(numbers.min()), float(numbers.max()), 2**each - 1)
             choices[f"a{each}"] = ActivationChoice(
                 bits=each, predicted_loss=0.0, step=grid.step, zero_point=grid.zero_point
             )
