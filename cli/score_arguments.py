@@ -85,7 +85,9 @@ PowerArg = Annotated[
 RangesArg = Annotated[
     RangeSearch | None,
     typer.Option(
-        help="How ranges of activations are found; default mse.", show_default=False, rich_help_panel=SCORES
+        help="How ranges of activations are found; default loss, by the scores.",
+        show_default=False,
+        rich_help_panel=SCORES,
     ),
 ]
 PercentileArg = Annotated[

@@ -13,7 +13,7 @@ from .option import Option, StepUnit, option_names, parse_option, parse_options
 from .packing import pack_codes, packed_bytes, unpack_codes
 from .points import Points, fit_greedy, fit_joint, fit_point
 from .quantize import PointFit, QuantizedRows, Quantizer
-from .ranges import ActivationGrid, RangeSearch, RangeSettings, fit_range
+from .ranges import ActivationGrid, RangeSearch, RangeSettings, candidate_ranges, fit_range, leans_on_few
 from .size import channel_code_bits, stored_bits
 from .steps import StepSearch, least_step, search_steps, steps_from_half, steps_to_half
 from .sums import code_combinations
@@ -34,6 +34,7 @@ __all__ = [
     "StepSearch",
     "StepUnit",
     "activation_part",
+    "candidate_ranges",
     "channel_code_bits",
     "code_combinations",
     "codes_of",
@@ -41,6 +42,7 @@ __all__ = [
     "fit_joint",
     "fit_point",
     "fit_range",
+    "leans_on_few",
     "least_step",
     "option_names",
     "pack_codes",

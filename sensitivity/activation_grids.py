@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -17,7 +17,14 @@ from ..network import (
     sample_sites,
     static_activation,
 )
-from ..quantizer import ActivationGrid, ActivationOption, RangeSettings, fit_range
+from ..quantizer import (
+    ActivationGrid,
+    ActivationOption,
+    RangeSearch,
+    RangeSettings,
+    candidate_ranges,
+    leans_on_few,
+)
 
 __all__ = ["ActivationSettings", "SiteOptions", "check_sites", "entry_of", "fitting_options", "site_options"]
 
@@ -53,14 +60,25 @@ class SiteOptions:
     ----------
     site : Site
     options : tuple of ActivationOption
-        Those that fit it.
+        Those that fit it, each as often as it has ranges to choose from.
     grids : tuple of ActivationGrid or None
         Step and zero point under each; None where tokens find their own.
+    massive : bool
+        Whether the value leans on few numbers, so that no derivative tells what it costs to cut them.
     """
 
     site: Site
     options: tuple[ActivationOption, ...]
     grids: tuple[ActivationGrid | None, ...]
+    massive: bool = False
+
+    def only(self, columns: Sequence[int]) -> SiteOptions:
+        """The value with some of its options."""
+        return replace(
+            self,
+            options=tuple(self.options[column] for column in columns),
+            grids=tuple(self.grids[column] for column in columns),
+        )
 
     def entries(self) -> tuple[Tensor, ...]:
         """What quantizes the value under every option, see `activation_key`."""
@@ -114,20 +132,26 @@ def site_options(
     samples = sample_sites(network, data, sites, seed=seed, on_batch=on_batch)
     found = []
     for site in sites:
-        sample, options = samples[site.name], fitting_options(site, settings.options)
-        grids = tuple(
-            None
-            if option.dynamic
-            else fit_range(
-                sample.numbers,
-                option.levels,
-                weights=sample.weights,
-                nonnegative=site.nonnegative,
-                settings=settings.ranges,
-            )
-            for option in options
-        )
-        found.append(SiteOptions(site, options, grids))
+        sample, ranges = samples[site.name], settings.ranges
+        massive = leans_on_few(sample.numbers, sample.weights)
+        if massive and network.is_streamed:
+            # What decides between ranges are replays, each of which would read the rest of the network.
+            ranges = replace(ranges, search=RangeSearch.MSE)
+        options: list[ActivationOption] = []
+        grids: list[ActivationGrid | None] = []
+        for option in fitting_options(site, settings.options):
+            fitted: Sequence[ActivationGrid | None] = (None,)
+            if not option.dynamic:
+                fitted = candidate_ranges(
+                    sample.numbers,
+                    option.levels,
+                    weights=sample.weights,
+                    nonnegative=site.nonnegative,
+                    settings=ranges,
+                )
+            options += [option] * len(fitted)
+            grids += fitted
+        found.append(SiteOptions(site, tuple(options), tuple(grids), massive and not network.is_streamed))
     return tuple(found)
 
 

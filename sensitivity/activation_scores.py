@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -42,12 +43,22 @@ class ActivationScores:
 
     Attributes
     ----------
-    loss, error : Tensor, shape (sites, options), float64
-        Mean over samples, and its standard error; options in the order of each site's own, 0 beyond them.
+    losses : Tensor, shape (samples, sites, options), float64
+        Options in the order of each site's own, 0 beyond them. Samples that were left out have 0, and others
+        count for them, so that the mean is that of all.
     """
 
-    loss: Tensor
-    error: Tensor
+    losses: Tensor
+
+    @cached_property
+    def loss(self) -> Tensor:
+        """Mean over samples, shape (sites, options)."""
+        return self.losses.mean(0)
+
+    @cached_property
+    def error(self) -> Tensor:
+        """Standard error of `loss`."""
+        return standard_error(self.losses.sum(0), self.losses.square().sum(0), len(self.losses))
 
 
 def score_activations(
@@ -91,20 +102,18 @@ def score_activations(
     spans = layer_spans(layers, 1, settings.memory_bytes // 2) if network.is_streamed else [list(layers)]
     segments = cut_segments(network, spans)
     places = {site.site.name: row for row, site in enumerate(sites)}
-    total = torch.zeros(len(sites), max(len(site.options) for site in sites), dtype=torch.float64)
-    square = torch.zeros_like(total)
+    losses = _no_losses(data, sites)
     done, in_all = 0, len(segments) * len(chosen.index)
     for part, values in _ways_back(network, data, segments, chosen.cut(chunk), frozenset(places), settings):
         for name, (value, gradients) in values.items():
             row, axis = places[name], axes.get(name, SAMPLES_FIRST)
             effects = _effects(sites[row], value, gradients, axis, len(part.index))
             loss = part.weight[:, None] * effects.square().sum(0) / 2
-            total[row, : loss.shape[1]] += loss.sum(0)
-            square[row, : loss.shape[1]] += loss.square().sum(0)
+            losses[part.index, row, : loss.shape[1]] = loss
         done += len(part.index)
         if on_progress is not None:
             on_progress(done, in_all)
-    return _checked(sites, total, square, len(data.inputs))
+    return _checked(sites, losses)
 
 
 def score_activations_exact(
@@ -121,11 +130,9 @@ def score_activations_exact(
     InputError
         A score is NaN or infinite; names the value and the option.
     """
-    count, options = len(data.inputs), max(len(site.options) for site in sites)
-    total = torch.zeros(len(sites), options, dtype=torch.float64)
-    square = torch.zeros_like(total)
+    losses = _no_losses(data, sites)
     with torch.inference_mode():
-        for part in batches(count, batch_size(network)):
+        for part in batches(len(losses), batch_size(network)):
             replay = network.replay(data.inputs[part].to(network.device))
             reference: Tensor | None = None
             for row, site in enumerate(sites):
@@ -133,12 +140,10 @@ def score_activations_exact(
                 reference = replay.finish() if reference is None else reference
                 for column, entry in enumerate(site.entries()):
                     changed = replay.finish({activation_key(site.site.name): entry})
-                    loss = kl_divergence(reference, changed).cpu()
-                    total[row, column] += loss.sum()
-                    square[row, column] += loss.square().sum()
+                    losses[part, row, column] = kl_divergence(reference, changed).double().cpu()
             if on_progress is not None:
-                on_progress(part.stop, count)
-    return _checked(sites, total, square, count)
+                on_progress(part.stop, len(losses))
+    return _checked(sites, losses)
 
 
 def _ways_back(
@@ -177,7 +182,7 @@ def _effects(
     effects = torch.zeros(len(gradients), samples, len(site.options), dtype=torch.float64)
     with torch.inference_mode():
         for column, entry in enumerate(site.entries()):
-            change = (quantize_activation(value, entry) - value).double()
+            change = quantize_activation(value, entry) - value
             for draw, gradient in enumerate(gradients):
                 # A value that the output does not depend on has no derivative.
                 if gradient is None:
@@ -189,7 +194,7 @@ def _effects(
                         f"{value.shape[axis.axis]}, so what it does to one of them is not known; score "
                         "weights alone, or use --scores exact"
                     )
-                effects[draw, :, column] = product.flatten(1).sum(1).cpu()
+                effects[draw, :, column] = product.flatten(1).sum(1, dtype=torch.float64).cpu()
     return effects
 
 
@@ -208,13 +213,18 @@ def _chunk(network: Network, data: Data, settings: FisherSettings) -> int:
     return max(1, min(MOST_SAMPLES_AT_ONCE, fitting))
 
 
-def _checked(sites: Sequence[SiteOptions], total: Tensor, square: Tensor, samples: int) -> ActivationScores:
-    loss = total / samples
-    wrong = (~torch.isfinite(loss)).nonzero()
+def _no_losses(data: Data, sites: Sequence[SiteOptions]) -> Tensor:
+    options = max(len(site.options) for site in sites)
+    return torch.zeros(len(data.inputs), len(sites), options, dtype=torch.float64)
+
+
+def _checked(sites: Sequence[SiteOptions], losses: Tensor) -> ActivationScores:
+    found = ActivationScores(losses)
+    wrong = (~torch.isfinite(found.loss)).nonzero()
     if len(wrong):
         row, column = wrong[0].tolist()
         raise InputError(
-            f"value '{sites[row].site.name}': score is {float(loss[row, column])} for option "
+            f"value '{sites[row].site.name}': score is {float(found.loss[row, column])} for option "
             f"{sites[row].options[column]}; check that the calibration data is scaled as in training"
         )
-    return ActivationScores(loss, standard_error(total, square, samples))
+    return found

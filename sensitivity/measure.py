@@ -18,13 +18,13 @@ from ..network import Data, Layer, Network, fingerprint
 from ..quantizer import Option, Quantizer
 from .activation_grids import ActivationSettings, check_sites, site_options
 from .activation_profile import activation_profile
-from .activation_scores import score_activations, score_activations_exact
 from .candidates import OptionWeights, cut_of, layer_options
 from .exact import ExactScores, score_exact
 from .feasible import ledger_of
 from .fisher import FisherScores, FisherSettings, score_fisher
 from .profile import After, Fingerprint, LayerProfile, OptionScore, Profile, ProfileArrays
 from .unused import FLOOR_ERROR, find_floors
+from .value_scores import score_values
 
 __all__ = [
     "check_cut",
@@ -160,10 +160,7 @@ def measure_profile(
         return profile, arrays
     began = time.perf_counter()
     sites = site_options(network, data, activations, seed=settings.seed)
-    if method == "exact":
-        found = score_activations_exact(network, data, sites, on_progress=on_progress)
-    else:
-        found = score_activations(network, data, sites, settings, on_progress=on_progress)
+    sites, found = score_values(network, data, sites, method, settings, on_progress=on_progress)
     seconds = round(time.perf_counter() - began, 3)
     document = activation_profile(network, sites, found, activations, method)
     update = {"activations": document, "seconds": profile.seconds | {"activations": seconds}}

@@ -134,7 +134,7 @@ def test_one_exponent_serves_steps_and_ranges_and_is_needed_by_one_of_them(
     arguments = ("profile", "--samples", 16, "--options", "w4a4", "--p", 3, "--json", "--out")
     ranges = allocate(*arguments, tmp_path / "ranges", "--ranges", "pnorm").json
     steps = allocate(*arguments, tmp_path / "steps", "--search", "pnorm").json
-    for found, searches in ((ranges, ("mse", "pnorm")), (steps, ("pnorm", "mse"))):
+    for found, searches in ((ranges, ("mse", "pnorm")), (steps, ("pnorm", "loss"))):
         quantizer, settings = found["quantizer"], found["activations"]["settings"]
         assert (quantizer["search"], settings["search"]) == searches
         assert quantizer["p"] == settings["p"] == 3
@@ -147,10 +147,10 @@ def test_one_exponent_serves_steps_and_ranges_and_is_needed_by_one_of_them(
         (["--budget", "4b", "--attention"], "--attention is for activations in low bits"),
         (["--budget", "4b", "--ranges", "mse"], "--ranges is for activations in low bits"),
         (["--budget", "4b", "--percentile", "60"], "--percentile is for activations in low bits"),
-        (["--budget", "9b", "--options", "w4a4", "--percentile", "60"], "ranges are found by mse here"),
+        (["--budget", "9b", "--options", "w4a4", "--percentile", "60"], "ranges are found by loss here"),
         (
             ["--budget", "9b", "--options", "w4a4", "--p", "3"],
-            "steps are found by mse here and ranges by mse",
+            "steps are found by mse here and ranges by loss",
         ),
         (
             ["--budget", "9b", "--p", "2", "--search", "minmax"],

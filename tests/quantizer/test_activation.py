@@ -16,7 +16,9 @@ from apportion.quantizer import (
     RangeSearch,
     RangeSettings,
     activation_part,
+    candidate_ranges,
     fit_range,
+    leans_on_few,
     option_names,
     parse_activation,
     parse_option_set,
@@ -119,6 +121,41 @@ def test_a_number_counts_as_often_as_its_weight_says(search: RangeSearch) -> Non
     )  # fmt: skip
     assert found.step == pytest.approx(repeated.step)
     assert found != fit_range(x, 15, nonnegative=False, settings=RangeSettings(search, percentile=97))
+
+
+def test_candidates_cut_the_farther_end_and_keep_the_nearer() -> None:
+    x = torch.cat([torch.linspace(-0.2, 1, 99_999), torch.tensor([9.0])])
+    for sign in (1, -1):
+        values = sign * x
+        first, *others = candidate_ranges(values, 255, weights=torch.ones(len(x)), nonnegative=False)
+        assert first == fit_range(values, 255, nonnegative=False, settings=RangeSettings(RangeSearch.MSE))
+        assert len(others) == 3
+        for grid in others:
+            low, high = sorted(sign * end for end in (-0.2, 1.0))
+            assert -grid.zero_point * grid.step == pytest.approx(low, abs=0.02)
+            assert (255 - grid.zero_point) * grid.step == pytest.approx(high, abs=0.02)
+        for search in set(RangeSearch) - {RangeSearch.LOSS}:
+            settings_ = RangeSettings(search)
+            alone = candidate_ranges(
+                values, 255, weights=torch.ones(len(x)), nonnegative=False, settings=settings_
+            )
+            assert alone == (fit_range(values, 255, nonnegative=False, settings=settings_),)
+
+
+def test_a_value_leans_on_few_numbers_that_are_most_of_its_size() -> None:
+    many = torch.randn(99_999, generator=torch.Generator().manual_seed(0))
+    for massive, leans in ((100.0, False), (150.0, False), (250.0, True)):
+        numbers = torch.cat([many, torch.tensor([-massive])])
+        share = massive**2 / float(numbers.square().sum())
+        assert leans_on_few(numbers, torch.ones(len(numbers))) is leans is (share > 0.3)
+        found = candidate_ranges(numbers, 255, weights=torch.ones(len(numbers)), nonnegative=False)
+        lows = [-grid.zero_point * grid.step for grid in found]
+        assert (min(lows) == pytest.approx(-massive, rel=0.01)) is leans
+        assert len(found) == (8 if leans else 4)
+    assert not leans_on_few(torch.zeros(10), torch.ones(10))
+    # All but a few zero: nothing is left where fewer than there are of them are cut off.
+    sparse = torch.cat([torch.zeros(99_999), torch.ones(1)])
+    assert len(candidate_ranges(sparse, 255, weights=torch.ones(100_000), nonnegative=True)) >= 1
 
 
 def test_min_max_clips_nothing_and_percentiles_clip_the_rest() -> None:

@@ -24,7 +24,9 @@ ALL = FisherSettings(labels=Labels.ALL, share=1.0)
 
 
 def sites_of(network: Network, data: Data, text: str = "w8a2..8") -> tuple[SiteOptions, ...]:
-    return site_options(network, data, ActivationSettings(parse_option_set(text).activations))
+    """With one range for every option."""
+    activations = parse_option_set(text).activations
+    return site_options(network, data, ActivationSettings(activations, RangeSettings(RangeSearch.MSE)))
 
 
 def brute_force(network: Network, data: Data, site: SiteOptions, entry: Tensor) -> Tensor:
@@ -147,7 +149,9 @@ class Attention(nn.Module):
 
 def test_attention_scores_the_same_however_its_products_are_written() -> None:
     data = Data(2 * torch.randn(12, 5, 6, generator=torch.Generator().manual_seed(0)), None, "normal")
-    settings = ActivationSettings(parse_option_set("w8a2..6").activations, attention=True)
+    settings = ActivationSettings(
+        parse_option_set("w8a2..6").activations, RangeSettings(RangeSearch.MSE), attention=True
+    )
     fisher, exact = {}, {}
     for einsum in (False, True):
         network = capture(Attention(einsum).eval(), data.inputs)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from apportion.network import Data, Network
-from apportion.quantizer import Quantizer, parse_option_set, parse_options
+from apportion.quantizer import Quantizer, RangeSearch, RangeSettings, parse_option_set, parse_options
 from apportion.sensitivity import (
     ActivationSettings,
     FisherSettings,
@@ -51,7 +51,7 @@ def test_weights_are_scored_alike(twins: Twins, kind: torch.dtype, data: Data, m
 @pytest.mark.parametrize("kind", HALF)
 def test_values_are_scored_alike(twins: Twins, kind: torch.dtype, data: Data) -> None:
     networks = twins(kind, data, sure=6.0)
-    settings = ActivationSettings(parse_option_set("w8a2..8").activations)
+    settings = ActivationSettings(parse_option_set("w8a2..8").activations, RangeSettings(RangeSearch.MSE))
     # The ranges of one of them for both: those that half precision sees may differ.
     sites = site_options(networks[1], data, settings)
     half, single = (
