@@ -3,6 +3,7 @@
     python benchmarks/activations.py cifar10_resnet20
     python benchmarks/activations.py cifar10_resnet20 --methods brecq
     python benchmarks/activations.py mobilenetv1_075_in1k vit_tiny_in1k --rows w8a8 w4a8
+    python benchmarks/activations.py vit_tiny_in1k --by-token
 
 Every network, row and method is measured on its own and kept in the page beside the others; what is there is
 not measured again.
@@ -35,6 +36,7 @@ from apportion.sensitivity import (
 )
 
 OPTIONS = "w2..8a2..8"
+BY_TOKEN = f"{OPTIONS},{OPTIONS}d"
 SAMPLES = {RESNET: 256, MOBILENET: 128, VIT: 64}
 PAIRS = ("w4a4", "w4a8", "w6a6", "w8a8")
 FRONTIER = ("w3a3", "w4a4", "w5a5", "w6a6", "w8a8")
@@ -48,19 +50,23 @@ def main() -> None:
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help=", ".join(NETWORKS))
     parser.add_argument("--methods", nargs="*", default=["nearest", "gptq"])
     parser.add_argument("--rows", nargs="*", default=[*PAIRS, "frontier"])
+    parser.add_argument("--by-token", action="store_true", help="also ranges of every token's own")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     found: dict[str, Any] = json.loads(KEPT.read_text())["data"]["networks"] if KEPT.exists() else {}
     for name in given.networks or [RESNET]:
         subject = load_subject(name, SAMPLES[name])
-        _measure(subject, [MethodName(method) for method in given.methods], given.rows, found)
+        _measure(subject, [MethodName(method) for method in given.methods], given.rows, found, given.by_token)
     _write(found)
 
 
-def _measure(subject: Subject, methods: list[MethodName], rows: list[str], found: dict[str, Any]) -> None:
+def _measure(
+    subject: Subject, methods: list[MethodName], rows: list[str], found: dict[str, Any], by_token: bool
+) -> None:
     network, data = subject.network, subject.calibration
-    options = parse_option_set(OPTIONS)
+    options = parse_option_set(BY_TOKEN if by_token else OPTIONS)
+    name = f"{subject.name}, with ranges of every token's own" if by_token else subject.name
     activations = ActivationSettings(options.activations)
     scores = {"": measure_profile(network, data, options.weights, activations=activations)}
     profile = scores[""][0]
@@ -69,14 +75,13 @@ def _measure(subject: Subject, methods: list[MethodName], rows: list[str], found
         scores[AFTER_GPTQ] = measure_profile(
             network, data, options.weights, activations=activations, after="gptq", weights=weights
         )
-    if found.get(subject.name, {}).get("earlier"):
-        del found[subject.name]
-    case = found.setdefault(subject.name, {"samples": len(data.inputs), "rows": {}})
+    if found.get(name, {}).get("earlier"):
+        del found[name]
+    case = found.setdefault(name, {"samples": len(data.inputs), "rows": {}})
     case["held_out"] = subject.held_out.name
     reference = float_logits(network, subject.held_out)
-    print(subject.name, "scored", profile.seconds, flush=True)
-    plans = uniform_plans(profile)
-    for label, plan in _plans(scores, plans, rows):
+    print(name, "scored", profile.seconds, flush=True)
+    for label, plan in _plans(scores, uniform_plans(profile), rows, "d" if by_token else ""):
         row = case["rows"].setdefault(label, {})
         row |= {
             "bits": plan.complexity.average_bits,
@@ -97,26 +102,28 @@ def _measure(subject: Subject, methods: list[MethodName], rows: list[str], found
                 "seconds": round(time.perf_counter() - began, 1),
             }
             case["float_accuracy"] = quality.float_accuracy
-            print(subject.name, label, method.value, row[method.value], flush=True)
+            print(name, label, method.value, row[method.value], flush=True)
             _write(found)
 
 
 def _plans(
-    scores: dict[str, tuple[Profile, ProfileArrays | None]], uniform: dict[str, Plan], rows: list[str]
+    scores: dict[str, tuple[Profile, ProfileArrays | None]],
+    uniform: dict[str, Plan],
+    rows: list[str],
+    ranges: str,
 ) -> Iterator[tuple[str, Plan]]:
     """What is compared, each with its name in the table."""
     profile = scores[""][0]
-    for pair in PAIRS:
-        if pair in rows:
-            same = uniform[pair]
-            budgets = [f"{same.complexity.average_bits:.6f}b", f"bops={_bops(profile, same):.0f}"]
-            yield f"{pair}: uniform", same
-            for after, found in scores.items():
-                for unit in ("layer", "channel"):
-                    plan = solve_plan(*found, budgets, unit, objective=Objective.ADDITIVE)
-                    yield f"{pair}: allocated per {unit}, as many bits and bops{after}", plan
+    for pair in (each + ranges for each in PAIRS if each in rows):
+        same = uniform[pair]
+        budgets = [f"{same.complexity.average_bits:.6f}b", f"bops={_bops(profile, same):.0f}"]
+        yield f"{pair}: uniform", same
+        for after, found in scores.items():
+            for unit in ("layer", "channel"):
+                plan = solve_plan(*found, budgets, unit, objective=Objective.ADDITIVE)
+                yield f"{pair}: allocated per {unit}, as many bits and bops{after}", plan
     if "frontier" in rows:
-        for pair in FRONTIER:
+        for pair in (each + ranges for each in FRONTIER):
             same = uniform[pair]
             yield f"{pair}: uniform", same
             for after, found in scores.items():
@@ -174,13 +181,14 @@ def _write(found: dict[str, Any]) -> None:
         "counts one sample, with convolutions computed into the relu or addition that follows. KL is that of "
         "the float network's output to the quantized one's, in nats. Scores are of weights rounded to "
         "nearest, or where a row says so of what GPTQ makes of every option; `allocate --after auto` lets "
-        "both and the uniform plan compete on calibration data.",
+        "both and the uniform plan compete on calibration data. Ranges of every token's own (`a8d`) are for "
+        "what linear layers alone read as it is; other values have one for the tensor.",
     ]
     earlier = [name for name, case in found.items() if case.get("earlier")]
     if earlier:
         notes.append(
-            "Measured before GPTQ held its float target to what other samples confirm, and before it "
-            f"levelled tokens, see gptq.md: {', '.join(earlier)}."
+            "Measured before ranges were chosen by what the network loses, before GPTQ held its float target "
+            f"to what other samples confirm and levelled tokens, see gptq.md: {', '.join(earlier)}."
         )
     write_report(
         "activations",

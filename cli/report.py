@@ -13,9 +13,9 @@ from ..sensitivity import Profile, doubtful_layers
 from .console import Reporter
 from .folder import RunFolder
 from .scoring import Scoring
-from .tables import plan_lines, plan_table, unused_line
+from .tables import massive_line, plan_lines, plan_table, unused_line
 
-__all__ = ["print_json", "report_plan", "warn_of_doubt", "warn_of_no_attention", "warn_of_unused"]
+__all__ = ["print_json", "report_plan", "warn_of_doubt", "warn_of_no_attention", "warn_of_scores"]
 
 MOST_NAMED = 8
 
@@ -56,10 +56,15 @@ def warn_of_no_attention(network: Network, scoring: Scoring, reporter: Reporter)
         )
 
 
-def warn_of_unused(profile: Profile, reporter: Reporter) -> None:
-    """Name what the calibration data leaves untouched, if there is anything."""
+def warn_of_scores(network: Network, profile: Profile, reporter: Reporter) -> None:
+    """Name what the calibration data leaves untouched, and values of which a few numbers are most."""
     if profile.unused:
         reporter.warn(unused_line(profile))
+    if profile.activations is not None:
+        by_token = {site.name for site in find_sites(network) if site.by_token}
+        for site in profile.activations.sites:
+            if site.massive:
+                reporter.warn(massive_line(site, profile.activations, site.name in by_token))
 
 
 def print_json(plan: Plan, folder: RunFolder, **extra: Any) -> None:

@@ -47,7 +47,7 @@ from .inputs import Inputs
 from .limits import Limits
 from .lossless import least_plan
 from .making import Making, compared_line
-from .report import warn_of_no_attention, warn_of_unused
+from .report import warn_of_no_attention, warn_of_scores
 from .rivals import rivals
 from .scoring import Scoring
 
@@ -120,7 +120,7 @@ class Job:
         write_profile(self.folder.profile(scoring.after), profile, arrays)
         self.folder.drop_parts()
         self._took("profile", began)
-        warn_of_unused(profile, self.reporter)
+        warn_of_scores(network, profile, self.reporter)
         return profile, arrays
 
     def solve(

@@ -21,12 +21,14 @@ from ..allocator import (
     spendings,
 )
 from ..network import Network
+from ..quantizer import parse_activation
 from ..reconstruct import PRESETS, MethodName, PresetName
-from ..sensitivity import ActivationProfile, Profile, certifies_activations
+from ..sensitivity import ActivationProfile, Profile, SiteProfile, certifies_activations
 
 __all__ = [
     "activation_table",
     "float_lines",
+    "massive_line",
     "plan_lines",
     "plan_table",
     "profile_table",
@@ -248,6 +250,19 @@ def activation_table(found: ActivationProfile) -> Table:
         readers = ", ".join(site.readers) or "attention"
         table.add_row(site.name, readers, *(scores.get(option, "-") for option in found.options))
     return table
+
+
+def massive_line(site: SiteProfile, found: ActivationProfile, by_token: bool) -> str:
+    """That a few numbers are most of a value, and what would hold it where every token may have its range."""
+    readers = ", ".join(site.readers) or "attention"
+    line = f"a few massive numbers are most of {site.name}, read by {readers}"
+    if not by_token or any(parse_activation(option).dynamic for option in found.options):
+        return line
+    bits, loss = max((parse_activation(score.option).bits, score.loss) for score in site.scores)
+    return (
+        f"{line}: with one range for all of them it costs {loss:.2g} nats in {bits} bits; name a{bits}d in "
+        "--options too, a range of every token's own"
+    )
 
 
 def _stored_as(layer: LayerPlan) -> str:

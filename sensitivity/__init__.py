@@ -1,7 +1,7 @@
 """Scores: what every option of every layer costs in quality, and the document that keeps them."""
 
 from .activation_grids import ActivationSettings, SiteOptions, site_options
-from .activation_profile import ActivationProfile
+from .activation_profile import ActivationProfile, SiteProfile
 from .activation_scores import ActivationScores, score_activations, score_activations_exact
 from .candidates import OptionWeights, check_options
 from .chart import SensitivityData, draw_sensitivity, sensitivity_data
@@ -62,6 +62,7 @@ __all__ = [
     "Refined",
     "SensitivityData",
     "SiteOptions",
+    "SiteProfile",
     "Stability",
     "StabilityRound",
     "Task",

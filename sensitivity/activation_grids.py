@@ -64,7 +64,7 @@ class SiteOptions:
     grids : tuple of ActivationGrid or None
         Step and zero point under each; None where tokens find their own.
     massive : bool
-        Whether the value leans on few numbers, so that no derivative tells what it costs to cut them.
+        Whether few numbers are most of the value, so that no derivative tells what it costs to cut them.
     """
 
     site: Site
@@ -151,7 +151,7 @@ def site_options(
                 )
             options += [option] * len(fitted)
             grids += fitted
-        found.append(SiteOptions(site, tuple(options), tuple(grids), massive and not network.is_streamed))
+        found.append(SiteOptions(site, tuple(options), tuple(grids), massive))
     return tuple(found)
 
 

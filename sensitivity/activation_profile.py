@@ -56,6 +56,8 @@ class SiteProfile(_Document):
         Numbers for one sample.
     nonnegative : bool
         Whether the program never makes it negative, so that its zero point is 0.
+    massive : bool
+        Whether a few numbers are most of it: its scores are exact, unless the network was streamed.
     scores : tuple of SiteScore
         The options that fit the value.
     """
@@ -64,6 +66,7 @@ class SiteProfile(_Document):
     readers: dict[Text, Count]
     elements: Count
     nonnegative: bool
+    massive: bool
     scores: tuple[SiteScore, ...] = Field(min_length=1)
 
     def planned(self, option: str) -> ActivationPlan:
@@ -166,6 +169,7 @@ def activation_profile(
                 readers={reader.layer: reader.macs for reader in site.site.readers},
                 elements=site.site.elements,
                 nonnegative=site.site.nonnegative,
+                massive=site.massive,
                 scores=tuple(
                     SiteScore(
                         option=str(option),

@@ -218,7 +218,7 @@ class Profile(_Document):
         The values that layers read, where these have options too.
     """
 
-    version: Literal[5] = 5
+    version: Literal[6] = 6
     method: Literal["fisher", "exact"]
     after: After = "nearest"
     labels: Text | None = None

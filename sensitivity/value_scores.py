@@ -34,7 +34,7 @@ def score_values(
     ----------
     method : "fisher" or "exact"
         See `score_activations` and `score_activations_exact`. Values that lean on few numbers have exact
-        scores in any case.
+        scores in any case, unless every replay would read the weights again.
 
     Returns
     -------
@@ -54,8 +54,9 @@ def score_values(
     InputError
         A score is NaN or infinite; names the value and the option.
     """
-    measured = [row for row, site in enumerate(sites) if site.massive or method == "exact"]
-    smooth = [row for row in range(len(sites)) if row not in measured]
+    replayed = [(site.massive and not network.is_streamed) or method == "exact" for site in sites]
+    measured = [row for row, wanted in enumerate(replayed) if wanted]
+    smooth = [row for row, wanted in enumerate(replayed) if not wanted]
     settled = list(sites)
     losses = torch.zeros(len(data.inputs), len(sites), max(len(set(site.options)) for site in sites))
     losses = losses.double()

@@ -46,7 +46,12 @@ def with_sites(profile: Profile) -> Profile:
         )  # fmt: skip
         sites.append(
             SiteProfile(
-                name=name, readers=layers, elements=100 * (place + 1), nonnegative=True, scores=scores
+                name=name,
+                readers=layers,
+                elements=100 * (place + 1),
+                nonnegative=True,
+                massive=False,
+                scores=scores,
             )
         )
     live = (
