@@ -38,6 +38,7 @@ from .refine import Refined, RefineStep, refine, refine_plan
 from .stability import MOST_REGRET, measure_until_stable
 from .task import Task, activation_loss, additive_loss, pose_task, predicted_loss, resolved_for, task_of
 from .uniform import uniform_options
+from .value_scores import score_values
 
 __all__ = [
     "MOST_REGRET",
@@ -94,6 +95,7 @@ __all__ = [
     "score_activations_exact",
     "score_exact",
     "score_fisher",
+    "score_values",
     "sensitivity_data",
     "site_options",
     "solve_plan",

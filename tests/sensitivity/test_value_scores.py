@@ -24,9 +24,9 @@ from apportion.sensitivity import (
     measure_profile,
     score_activations,
     score_activations_exact,
+    score_values,
     site_options,
 )
-from apportion.sensitivity.value_scores import score_values
 
 HIDDEN, TOKENS = 640, 16
 EIGHT = ActivationSettings((ActivationOption(8),))
