@@ -119,8 +119,8 @@ class Lapq:
         """
         start = finalize_nearest(network, plan)
         searched, judged = learned_and_judged(len(data.inputs), self.held_out)
-        # The grid, the start, the vertex, and Powell's method.
-        total, done = len(self.exponents) + 2 + self.evaluations, 0
+        # The grid, the start, the vertex, the given values, and Powell's method.
+        total, done = len(self.exponents) + 2 + bool(start.values) + self.evaluations, 0
         loss = NetworkLoss(network, data, searched[: self.samples])
 
         def measure(tensors: Mapping[str, Tensor]) -> float:
@@ -161,7 +161,12 @@ class Lapq:
             each = with_norm(between)
             found.append((measure(each.tensors(network)), each))
         found.append((measure(start.tensors(network)), start))
-        return min(found, key=lambda pair: pair[0])[1]
+        least, best = min(found, key=lambda pair: pair[0])
+        if start.values:
+            # Ranges that were chosen by what the network loses may be better than those of any norm.
+            given = replace(best, values=start.values)
+            return given if measure(given.tensors(network)) < least else best
+        return best
 
     def _best_factors(self, network: Network, start: Finalized, measure: Measure) -> Finalized:
         """The steps times the best factors that Powell's method meets."""

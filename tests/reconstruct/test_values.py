@@ -13,6 +13,7 @@ from torch import Tensor
 from apportion.allocator import ActivationChoice, Plan, assignment_digest
 from apportion.errors import InputError
 from apportion.network import ActivationStore, Data, Network, find_sites, quantize_activation
+from apportion.quantizer import Quantizer, StepSearch
 from apportion.reconstruct import (
     Correction,
     Lapq,
@@ -179,5 +180,19 @@ def test_lapq_searches_steps_of_values_too(kinds: Network, kinds_data: Data, pla
     before = finalize_nearest(kinds, low)
     found = Lapq(evaluations=150).finalize(kinds, low, kinds_data)
     assert any(not torch.equal(found.values[name], entry) for name, entry in before.values.items())
+    losses = [measure_finalized(kinds, each, kinds_data).loss for each in (found, before)]
+    assert losses[0] < 0.9 * losses[1]
+
+
+def test_lapq_keeps_given_ranges_beside_the_steps_of_a_norm(
+    kinds: Network, kinds_data: Data, plan_of: PlanOf
+) -> None:
+    """Norms near 1 fit the weights better than min-max, and cut off what values can well keep in 8 bits."""
+    low = with_low_bits(plan_of(kinds, ["w3"]), kinds, kinds_data, bits=(8,))
+    low = low.model_copy(update={"quantizer": Quantizer(search=StepSearch.MIN_MAX).settings()})
+    before = finalize_nearest(kinds, low)
+    found = Lapq(exponents=(1.0, 1.2, 1.5), evaluations=0).finalize(kinds, low, kinds_data)
+    assert found.values.keys() == before.values.keys()
+    assert all(torch.equal(found.values[name], entry) for name, entry in before.values.items())
     losses = [measure_finalized(kinds, each, kinds_data).loss for each in (found, before)]
     assert losses[0] < 0.9 * losses[1]
