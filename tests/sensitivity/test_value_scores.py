@@ -147,3 +147,19 @@ def test_the_profile_has_every_option_once(leaning: tuple[Network, Data]) -> Non
         network, data, [replace(sites[row], options=activations.options, grids=grids)]
     )
     assert [score.loss for score in entries.scores] == pytest.approx(exact.loss[0].tolist())
+
+
+def test_where_weights_are_streamed_no_replay_decides(
+    leaning: tuple[Network, Data], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, data = leaning
+    monkeypatch.setattr(Network, "is_streamed", True)
+    sites = site_options(network, data, EIGHT)
+    row = behind_gelu(sites)
+    assert sites[row].massive
+    squared = site_options(network, data, replace(EIGHT, ranges=RangeSettings(RangeSearch.MSE)))[row]
+    assert sites[row].grids == squared.grids
+    settled, scores = score_values(network, data, sites, "fisher", FisherSettings())
+    assert settled[row].grids == squared.grids
+    fisher = score_activations(network, data, [squared], FisherSettings()).loss[0]
+    torch.testing.assert_close(scores.loss[row], fisher)
