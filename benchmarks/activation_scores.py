@@ -71,7 +71,7 @@ def _write(found: dict[str, Any]) -> None:
         + "; ".join(f"{name} {case['text']}" for name, case in found.items())
         + ". Seconds of both kinds of scores, on one thread of a busy machine; those of Fisher scores are of "
         "all ranges among which they choose. Values of which few numbers are most have exact scores in both: "
-        + ", ".join(f"{case['massive']} in {name}" for name, case in found.items())
+        + ", ".join(f"{case['massive']} in {name}" for name, case in found.items() if case.get("massive"))
         + ".",
     ]
     write_report(

@@ -18,6 +18,8 @@ from .tables import massive_line, plan_lines, plan_table, unused_line
 __all__ = ["print_json", "report_plan", "warn_of_doubt", "warn_of_no_attention", "warn_of_scores"]
 
 MOST_NAMED = 8
+WORTH_SAYING = 0.001
+"""Nats that a value costs in its widest option; rows of zeros with a one in them lean on few numbers, too."""
 
 
 def report_plan(plan: Plan, folder: RunFolder, reporter: Reporter, json_: bool) -> None:
@@ -57,13 +59,14 @@ def warn_of_no_attention(network: Network, scoring: Scoring, reporter: Reporter)
 
 
 def warn_of_scores(network: Network, profile: Profile, reporter: Reporter) -> None:
-    """Name what the calibration data leaves untouched, and values of which a few numbers are most."""
+    """Name what the calibration data leaves untouched, and values that suffer from a few massive numbers."""
     if profile.unused:
         reporter.warn(unused_line(profile))
     if profile.activations is not None:
-        by_token = {site.name for site in find_sites(network) if site.by_token}
+        attention = bool(profile.activations.settings["attention"])
+        by_token = {site.name for site in find_sites(network, attention=attention) if site.by_token}
         for site in profile.activations.sites:
-            if site.massive:
+            if site.massive and site.scores[-1].loss > WORTH_SAYING:
                 reporter.warn(massive_line(site, profile.activations, site.name in by_token))
 
 

@@ -103,22 +103,31 @@ def _sample(flat: Tensor, share: int, generator: torch.Generator) -> tuple[Tenso
         numbers = flat.float().cpu()
         return numbers, torch.ones_like(numbers)
     drawn = flat[torch.randint(len(flat), (share,), generator=generator).to(flat.device)]
-    above, below = _outermost(flat, drawn, largest=True), _outermost(flat, drawn, largest=False)
+    above, of_above = _outermost(flat, drawn, largest=True)
+    below, of_below = _outermost(flat, drawn, largest=False)
     if len(above):
-        drawn = drawn[drawn <= above[-1]]
+        drawn = drawn[drawn < above[-1]]
     if len(below):
-        drawn = drawn[drawn >= below[-1]]
-    ends = torch.cat([above, below]).float().cpu()
-    inner = drawn.float().cpu()
-    weights = torch.cat([torch.ones_like(ends), torch.full_like(inner, (len(flat) - len(ends)) / len(inner))])
-    return torch.cat([ends, inner]), weights
+        drawn = drawn[drawn > below[-1]]
+    rest = len(flat) - float(of_above.sum() + of_below.sum())
+    of_drawn = torch.full((len(drawn),), rest / len(drawn), dtype=torch.float64)
+    weights = torch.cat([of_above, of_below, of_drawn])
+    return torch.cat([above, below, drawn]).float().cpu(), weights.float()
 
 
-def _outermost(flat: Tensor, drawn: Tensor, *, largest: bool) -> Tensor:
-    """The largest or smallest numbers, at most an eighth as many as were drawn, the farthest first."""
+def _outermost(flat: Tensor, drawn: Tensor, *, largest: bool) -> tuple[Tensor, Tensor]:
+    """The largest or smallest numbers and how many there are of each: an eighth as many as were drawn.
+
+    The farthest first; those at the border stand for all that are like them.
+    """
     count = math.ceil(len(drawn) / 8)
     # To sort all would take longer than the network, so only those beyond a number that was drawn are.
     rank = min((len(drawn) + 1) // 2, 4 + math.ceil(2 * count * len(drawn) / len(flat)))
     border = drawn.topk(rank, largest=largest).values[-1]
     beyond = flat[flat > border] if largest else flat[flat < border]
-    return beyond.topk(min(count, len(beyond)), largest=largest).values
+    end = beyond.topk(min(count, len(beyond)), largest=largest).values
+    weights = torch.ones(len(end), dtype=torch.float64)
+    if len(end):
+        tied = (end == end[-1]).cpu()
+        weights[tied] = float((beyond == end[-1]).sum()) / float(tied.sum())
+    return end, weights

@@ -47,7 +47,8 @@ class Lapq:
     measured on a grid of p, and, where a parabola through it has its minimum inside the grid, there too.
     Then one factor for each layer multiplies its steps, and Powell's method minimises the loss over all
     factors together, as the steps of different layers make up for each other. Codes are always the nearest.
-    Values in low bits take part in both: their steps and zero points at each p, and a factor for each step.
+    Values in low bits take part in both: their steps and zero points at each p, or the given ones where they
+    are better beside the weights' steps, and a factor for each step.
 
     Parameters
     ----------
@@ -162,7 +163,7 @@ class Lapq:
             found.append((measure(each.tensors(network)), each))
         found.append((measure(start.tensors(network)), start))
         least, best = min(found, key=lambda pair: pair[0])
-        if start.values:
+        if start.values and best is not start:
             # Ranges that were chosen by what the network loses may be better than those of any norm.
             given = replace(best, values=start.values)
             return given if measure(given.tensors(network)) < least else best

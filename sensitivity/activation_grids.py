@@ -20,7 +20,6 @@ from ..network import (
 from ..quantizer import (
     ActivationGrid,
     ActivationOption,
-    RangeSearch,
     RangeSettings,
     candidate_ranges,
     leans_on_few,
@@ -132,11 +131,7 @@ def site_options(
     samples = sample_sites(network, data, sites, seed=seed, on_batch=on_batch)
     found = []
     for site in sites:
-        sample, ranges = samples[site.name], settings.ranges
-        massive = leans_on_few(sample.numbers, sample.weights)
-        if massive and network.is_streamed:
-            # What decides between ranges are replays, each of which would read the rest of the network.
-            ranges = replace(ranges, search=RangeSearch.MSE)
+        sample = samples[site.name]
         options: list[ActivationOption] = []
         grids: list[ActivationGrid | None] = []
         for option in fitting_options(site, settings.options):
@@ -147,10 +142,11 @@ def site_options(
                     option.levels,
                     weights=sample.weights,
                     nonnegative=site.nonnegative,
-                    settings=ranges,
+                    settings=settings.ranges,
                 )
             options += [option] * len(fitted)
             grids += fitted
+        massive = leans_on_few(sample.numbers, sample.weights)
         found.append(SiteOptions(site, tuple(options), tuple(grids), massive))
     return tuple(found)
 

@@ -18,6 +18,8 @@ __all__ = ["score_values"]
 
 CHOSEN_ON = 32
 
+_Settled = tuple[SiteOptions, Tensor]
+
 
 def score_values(
     network: Network,
@@ -34,7 +36,7 @@ def score_values(
     ----------
     method : "fisher" or "exact"
         See `score_activations` and `score_activations_exact`. Values that lean on few numbers have exact
-        scores in any case, unless every replay would read the weights again.
+        scores in any case, unless weights are streamed.
 
     Returns
     -------
@@ -47,40 +49,70 @@ def score_values(
     -----
     By Fisher scores, the first range of an option gives way to others only where these lose less by more
     than chance, all samples considered. Exact ones take a replay of the network for each, so that the least
-    loss of a few samples decides.
+    loss of a few samples decides; where a replay would read the weights again, the first range stays.
 
     Raises
     ------
     InputError
         A score is NaN or infinite; names the value and the option.
     """
-    replayed = [(site.massive and not network.is_streamed) or method == "exact" for site in sites]
-    measured = [row for row, wanted in enumerate(replayed) if wanted]
-    smooth = [row for row, wanted in enumerate(replayed) if not wanted]
-    settled = list(sites)
-    losses = torch.zeros(len(data.inputs), len(sites), max(len(set(site.options)) for site in sites))
-    losses = losses.double()
-    if smooth:
-        scores = score_activations(
-            network, data, [sites[row] for row in smooth], settings, on_progress=on_progress
+    replayed = [row for row, site in enumerate(sites) if site.massive or method == "exact"]
+    given = list(sites)
+    if network.is_streamed:
+        for row in replayed:
+            given[row] = _first(sites[row])
+        replayed = replayed if method == "exact" else []
+    scored = [row for row in range(len(sites)) if row not in replayed]
+    found: dict[int, _Settled] = {}
+    if scored:
+        by_scores = score_activations(
+            network, data, [given[row] for row in scored], settings, on_progress=on_progress
         )
-        for row, of_site in zip(smooth, scores.losses.unbind(1), strict=True):
-            columns = _better(sites[row], of_site)
-            settled[row] = sites[row].only(columns)
-            losses[:, row, : len(columns)] = of_site[:, list(columns)]
-    if measured:
-        few = data.part(slice(None, None, max(1, len(data.inputs) // CHOSEN_ON)))
-        tried = score_activations_exact(network, few, [sites[row] for row in measured])
-        for row, means in zip(measured, tried.loss, strict=True):
-            settled[row] = sites[row].only(_least(sites[row], means))
-        scores = score_activations_exact(
-            network, data, [settled[row] for row in measured], on_progress=on_progress
-        )
-        losses[:, measured, : scores.losses.shape[2]] = scores.losses
-    return tuple(settled), ActivationScores(losses)
+        for row, losses in zip(scored, by_scores.losses.unbind(1), strict=True):
+            found[row] = _taken(given[row], losses, better_columns(given[row], losses))
+    if replayed:
+        by_replays = _replayed(network, data, [given[row] for row in replayed], on_progress)
+        found |= zip(replayed, by_replays, strict=True)
+    options = max(len(site.options) for site, _ in found.values())
+    together = torch.zeros(len(data.inputs), len(sites), options, dtype=torch.float64)
+    for row, (site, losses) in found.items():
+        together[:, row, : len(site.options)] = losses
+    return tuple(found[row][0] for row in range(len(sites))), ActivationScores(together)
 
 
-def _better(site: SiteOptions, losses: Tensor) -> tuple[int, ...]:
+def _replayed(
+    network: Network,
+    data: Data,
+    sites: Sequence[SiteOptions],
+    on_progress: Callable[[int, int], None] | None,
+) -> list[_Settled]:
+    """By exact scores: of some samples for all ranges, and then of all samples for the best."""
+    few = data.part(slice(None, None, max(1, len(data.inputs) // CHOSEN_ON)))
+    tried = score_activations_exact(network, few, sites, on_progress=on_progress)
+    best = [
+        _taken(site, losses, _least(site, losses))
+        for site, losses in zip(sites, tried.losses.unbind(1), strict=True)
+    ]
+    if len(few.inputs) == len(data.inputs):
+        return best
+    settled = [site for site, _ in best]
+    whole = score_activations_exact(network, data, settled, on_progress=on_progress)
+    return [
+        (site, losses[:, : len(site.options)])
+        for site, losses in zip(settled, whole.losses.unbind(1), strict=True)
+    ]
+
+
+def _taken(site: SiteOptions, losses: Tensor, columns: Sequence[int]) -> _Settled:
+    return site.only(columns), losses[:, list(columns)]
+
+
+def _first(site: SiteOptions) -> SiteOptions:
+    """With the first range of every option."""
+    return site.only([site.options.index(option) for option in dict.fromkeys(site.options)])
+
+
+def better_columns(site: SiteOptions, losses: Tensor) -> tuple[int, ...]:
     """The column of every option: its first, or of those that lose less by more than chance the best."""
     means, best = losses.mean(0), dict[ActivationOption, int]()
     for column, option in enumerate(site.options):
@@ -91,9 +123,9 @@ def _better(site: SiteOptions, losses: Tensor) -> tuple[int, ...]:
     return tuple(best.values())
 
 
-def _least(site: SiteOptions, means: Tensor) -> tuple[int, ...]:
+def _least(site: SiteOptions, losses: Tensor) -> tuple[int, ...]:
     """The column of least loss of every option."""
-    best: dict[ActivationOption, int] = {}
+    means, best = losses.mean(0), dict[ActivationOption, int]()
     for column, option in enumerate(site.options):
         if option not in best or means[column] < means[best[option]]:
             best[option] = column

@@ -128,19 +128,22 @@ def test_a_profile_shows_every_value_and_its_readers(tmp_path: Path, allocate: A
         assert word in text
 
 
-@pytest.mark.parametrize(("options", "advised"), [("w8a4,w8a8", True), ("w8a8,w8a8d", False)])
+@pytest.mark.parametrize(
+    ("options", "others", "named", "advised"),
+    [("w8a4,w8a8", 1, True, True), ("w8a4,w8a8d", 1, True, False), ("w8a8", 0, False, False)],
+)
 def test_a_massive_value_is_named_and_what_would_hold_it(
-    tmp_path: Path, allocate: Allocate, options: str, advised: bool
+    tmp_path: Path, allocate: Allocate, options: str, others: int, named: bool, advised: bool
 ) -> None:
     (tmp_path / "net.py").write_text("from torch import nn\n\ndef net():\n    return nn.Linear(20_000, 4)\n")
-    inputs = np.random.default_rng(0).standard_normal((32, 20_000)).astype(np.float32)
+    inputs = others * np.random.default_rng(0).standard_normal((32, 20_000)).astype(np.float32)
     inputs[:, 7] = 1000
     np.savez(tmp_path / "data.npz", inputs=inputs)
     model = ("--model", f"{tmp_path / 'net.py'}:net", "--data", tmp_path / "data.npz")
     outcome = allocate("profile", *model, "--options", options, "--out", tmp_path / "run")
     assert outcome.code == 0, outcome
     said = " ".join(outcome.err.split())
-    assert "warning: a few massive numbers are most of inputs_0, read by" in said
+    assert ("warning: a few massive numbers are most of inputs_0, read by" in said) is named
     assert ("name a8d in --options too" in said) is advised
     (site,) = json.loads((tmp_path / "run" / "profile.json").read_text())["activations"]["sites"]
     assert site["massive"] is True

@@ -176,3 +176,25 @@ def test_the_few_largest_numbers_are_in_a_sample_and_stand_for_themselves() -> N
         assert number in found.numbers
     square = float((found.numbers.double().square() * found.weights).sum() / found.weights.sum())
     assert square == pytest.approx(float(inputs.square().mean()), rel=0.1)
+
+
+def test_numbers_that_are_alike_at_the_ends_of_a_sample_count_as_often_as_they_are() -> None:
+    """What a clamp makes of images: far more of its extremes than a sample keeps."""
+    network = capture(nn.Linear(1000, 3).eval(), torch.randn(2, 1000))
+    inputs = torch.randn(200, 1000, generator=torch.Generator().manual_seed(5)).clamp(-1.6, 1.8)
+    (site,) = find_sites(network)
+    counted = dict.fromkeys((-1.6, 1.8), 0.0)
+    for seed in range(20):
+        found = sample_sites(network, Data(inputs, None, "clamped"), [site], count=2000, seed=seed)[site.name]
+        assert float(found.weights.sum()) == pytest.approx(inputs.numel())
+        for end in counted:
+            counted[end] += float(found.weights[found.numbers == end].sum()) / 20
+    for end, times in counted.items():
+        # About a hundred are drawn each time, so that the mean of all has a standard error of 3%.
+        assert times == pytest.approx(int((inputs == end).sum()), rel=0.1)
+    few = torch.randn(200, 1000, generator=torch.Generator().manual_seed(6))
+    few[:, 0], few[:, 1] = 7.0, -6.0
+    for seed in range(5):
+        found = sample_sites(network, Data(few, None, "few"), [site], count=2000, seed=seed)[site.name]
+        for end in (7.0, -6.0):
+            assert float(found.weights[found.numbers == end].sum()) == pytest.approx(200)

@@ -154,8 +154,21 @@ def test_a_value_leans_on_few_numbers_that_are_most_of_its_size() -> None:
         assert len(found) == (8 if leans else 4)
     assert not leans_on_few(torch.zeros(10), torch.ones(10))
     # All but a few zero: nothing is left where fewer than there are of them are cut off.
-    sparse = torch.cat([torch.zeros(99_999), torch.ones(1)])
-    assert len(candidate_ranges(sparse, 255, weights=torch.ones(100_000), nonnegative=True)) >= 1
+    sparse = torch.cat([torch.zeros(99_999), torch.full((1,), 0.01)])
+    found = candidate_ranges(sparse, 255, weights=torch.ones(100_000), nonnegative=True)
+    assert all(0 < grid.step <= 0.01 / 255 * 1.001 for grid in found)
+
+
+def test_no_candidate_cuts_off_most_of_a_value() -> None:
+    """Outliers that are more than 0.01% of all numbers: only derivatives would tell what their loss costs."""
+    many = torch.randn(99_500, generator=torch.Generator().manual_seed(0))
+    numbers = torch.cat([many, torch.full((500,), 80.0)])
+    assert not leans_on_few(numbers, torch.ones(len(numbers)))
+    found = candidate_ranges(numbers, 255, weights=torch.ones(len(numbers)), nonnegative=False)
+    squares = numbers.square()
+    for grid in found[1:]:
+        high = (255 - grid.zero_point) * grid.step
+        assert float(squares[numbers > high + grid.step].sum()) < 0.6 * float(squares.sum())
 
 
 def test_min_max_clips_nothing_and_percentiles_clip_the_rest() -> None:

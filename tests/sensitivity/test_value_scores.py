@@ -27,6 +27,7 @@ from apportion.sensitivity import (
     score_values,
     site_options,
 )
+from apportion.sensitivity.value_scores import better_columns
 
 HIDDEN, TOKENS = 640, 16
 EIGHT = ActivationSettings((ActivationOption(8),))
@@ -149,17 +150,33 @@ def test_the_profile_has_every_option_once(leaning: tuple[Network, Data]) -> Non
     assert [score.loss for score in entries.scores] == pytest.approx(exact.loss[0].tolist())
 
 
+@pytest.mark.parametrize("search", RangeSearch)
 def test_where_weights_are_streamed_no_replay_decides(
-    leaning: tuple[Network, Data], monkeypatch: pytest.MonkeyPatch
+    leaning: tuple[Network, Data], monkeypatch: pytest.MonkeyPatch, search: RangeSearch
 ) -> None:
     network, data = leaning
-    monkeypatch.setattr(Network, "is_streamed", True)
-    sites = site_options(network, data, EIGHT)
+    activations = replace(EIGHT, ranges=RangeSettings(search, percentile=99))
+    sites = site_options(network, data, activations)
     row = behind_gelu(sites)
-    assert sites[row].massive
-    squared = site_options(network, data, replace(EIGHT, ranges=RangeSettings(RangeSearch.MSE)))[row]
-    assert sites[row].grids == squared.grids
+    monkeypatch.setattr(Network, "is_streamed", True)
     settled, scores = score_values(network, data, sites, "fisher", FisherSettings())
-    assert settled[row].grids == squared.grids
-    fisher = score_activations(network, data, [squared], FisherSettings()).loss[0]
+    assert settled[row].grids == sites[row].grids[:1]
+    fisher = score_activations(network, data, [settled[row]], FisherSettings()).loss[0]
     torch.testing.assert_close(scores.loss[row], fisher)
+
+
+@pytest.mark.parametrize(
+    ("gains", "chosen"),
+    [((0.0, 0.0), 0), ((0.1, 0.0), 0), ((2.0, 0.0), 1), ((2.0, 3.0), 2), ((3.0, 2.0), 1), ((0.1, 2.0), 2)],
+)
+def test_only_more_than_chance_moves_a_range_and_then_the_best(
+    leaning: tuple[Network, Data], gains: tuple[float, float], chosen: int
+) -> None:
+    """Gains in a noise of one, of which 64 samples have a standard error of an eighth."""
+    network, data = leaning
+    site = site_options(network, data, EIGHT)[0]
+    three = replace(site, options=site.options[:1] * 3, grids=site.grids[:1] * 3)
+    noise = torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
+    noise -= noise.mean(0)
+    losses = torch.cat([torch.full((64, 1), 10.0), 10 - torch.tensor(gains) + noise], dim=1)
+    assert better_columns(three, losses) == (chosen,)
