@@ -193,7 +193,8 @@ def _write(found: dict[str, Any]) -> None:
     write_report(
         "activations",
         "Weights and activations in low bits",
-        "python benchmarks/activations.py",
+        f"python benchmarks/activations.py {' '.join(name for name in found if name in NETWORKS)}\n"
+        f"    python benchmarks/activations.py {VIT} --by-token",
         tables,
         notes,
         {"networks": found},

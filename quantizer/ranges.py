@@ -144,6 +144,7 @@ def candidate_ranges(
     *,
     weights: Tensor,
     nonnegative: bool,
+    massive: bool,
     settings: RangeSettings | None = None,
 ) -> tuple[ActivationGrid, ...]:
     """Grids among which what the network loses decides, that of `fit_range` first; several for ``loss``.
@@ -152,6 +153,8 @@ def candidate_ranges(
     ----------
     numbers, levels, weights, nonnegative, settings
         As `fit_range` has them.
+    massive : bool
+        Whether the value `leans_on_few` numbers.
 
     Notes
     -----
@@ -165,8 +168,7 @@ def candidate_ranges(
     if settings.search is RangeSearch.LOSS:
         low, high = 0.0 if nonnegative else float(numbers.min()), float(numbers.max())
         cuts = [_inner(numbers, weights, share) for share in FARTHEST_CUT]
-        leans = leans_on_few(numbers, weights)
-        if leans:
+        if massive:
             least, most = cuts[0]
             shares = [index / SCANNED for index in range(SCANNED + 1)]
             cuts = [(_between(least, low, share), _between(most, high, share)) for share in shares]
@@ -174,7 +176,7 @@ def candidate_ranges(
         for least, most in cuts:
             ends = (low, most) if high >= -low else (least, high)
             beyond = (numbers < ends[0]) | (numbers > ends[1])
-            small = leans or float(sizes[beyond].sum()) < MOST_CUT * float(sizes.sum())
+            small = massive or float(sizes[beyond].sum()) < MOST_CUT * float(sizes.sum())
             # Where all but fewer than are cut off is 0, nothing would be left.
             if small and (min(ends) < 0 or max(ends) > 0):
                 found.append(ActivationGrid.over(*ends, levels))

@@ -132,6 +132,7 @@ def site_options(
     found = []
     for site in sites:
         sample = samples[site.name]
+        massive = leans_on_few(sample.numbers, sample.weights)
         options: list[ActivationOption] = []
         grids: list[ActivationGrid | None] = []
         for option in fitting_options(site, settings.options):
@@ -142,11 +143,11 @@ def site_options(
                     option.levels,
                     weights=sample.weights,
                     nonnegative=site.nonnegative,
+                    massive=massive,
                     settings=settings.ranges,
                 )
             options += [option] * len(fitted)
             grids += fitted
-        massive = leans_on_few(sample.numbers, sample.weights)
         found.append(SiteOptions(site, tuple(options), tuple(grids), massive))
     return tuple(found)
 

@@ -60,7 +60,7 @@ def score_values(
     given = list(sites)
     if network.is_streamed:
         for row in replayed:
-            given[row] = _first(sites[row])
+            given[row] = sites[row].only([columns[0] for columns in _ranges(sites[row])])
         replayed = replayed if method == "exact" else []
     scored = [row for row in range(len(sites)) if row not in replayed]
     found: dict[int, _Settled] = {}
@@ -89,10 +89,11 @@ def _replayed(
     """By exact scores: of some samples for all ranges, and then of all samples for the best."""
     few = data.part(slice(None, None, max(1, len(data.inputs) // CHOSEN_ON)))
     tried = score_activations_exact(network, few, sites, on_progress=on_progress)
-    best = [
-        _taken(site, losses, _least(site, losses))
-        for site, losses in zip(sites, tried.losses.unbind(1), strict=True)
-    ]
+    best = []
+    for site, losses in zip(sites, tried.losses.unbind(1), strict=True):
+        means = losses.mean(0).tolist()
+        least = [min(columns, key=means.__getitem__) for columns in _ranges(site)]
+        best.append(_taken(site, losses, least))
     if len(few.inputs) == len(data.inputs):
         return best
     settled = [site for site, _ in best]
@@ -103,30 +104,22 @@ def _replayed(
     ]
 
 
-def _taken(site: SiteOptions, losses: Tensor, columns: Sequence[int]) -> _Settled:
-    return site.only(columns), losses[:, list(columns)]
+def _taken(site: SiteOptions, losses: Tensor, columns: list[int]) -> _Settled:
+    return site.only(columns), losses[:, columns]
 
 
-def _first(site: SiteOptions) -> SiteOptions:
-    """With the first range of every option."""
-    return site.only([site.options.index(option) for option in dict.fromkeys(site.options)])
+def _ranges(site: SiteOptions) -> list[list[int]]:
+    """The columns of every option."""
+    columns: dict[ActivationOption, list[int]] = {}
+    for column, option in enumerate(site.options):
+        columns.setdefault(option, []).append(column)
+    return list(columns.values())
 
 
-def better_columns(site: SiteOptions, losses: Tensor) -> tuple[int, ...]:
+def better_columns(site: SiteOptions, losses: Tensor) -> list[int]:
     """The column of every option: its first, or of those that lose less by more than chance the best."""
-    means, best = losses.mean(0), dict[ActivationOption, int]()
-    for column, option in enumerate(site.options):
-        first = site.options.index(option)
-        saved = mean_drop(losses[:, first] - losses[:, column]).low
-        if column == first or (saved > 0 and means[column] < means[best[option]]):
-            best[option] = column
-    return tuple(best.values())
-
-
-def _least(site: SiteOptions, losses: Tensor) -> tuple[int, ...]:
-    """The column of least loss of every option."""
-    means, best = losses.mean(0), dict[ActivationOption, int]()
-    for column, option in enumerate(site.options):
-        if option not in best or means[column] < means[best[option]]:
-            best[option] = column
-    return tuple(best.values())
+    means, chosen = losses.mean(0).tolist(), []
+    for first, *others in _ranges(site):
+        sure = [other for other in others if mean_drop(losses[:, first] - losses[:, other]).low > 0]
+        chosen.append(min((first, *sure), key=means.__getitem__))
+    return chosen

@@ -127,7 +127,9 @@ def test_candidates_cut_the_farther_end_and_keep_the_nearer() -> None:
     x = torch.cat([torch.linspace(-0.2, 1, 99_999), torch.tensor([9.0])])
     for sign in (1, -1):
         values = sign * x
-        first, *others = candidate_ranges(values, 255, weights=torch.ones(len(x)), nonnegative=False)
+        first, *others = candidate_ranges(
+            values, 255, weights=torch.ones(len(x)), nonnegative=False, massive=False
+        )
         assert first == fit_range(values, 255, nonnegative=False, settings=RangeSettings(RangeSearch.MSE))
         assert len(others) == 3
         for grid in others:
@@ -137,7 +139,7 @@ def test_candidates_cut_the_farther_end_and_keep_the_nearer() -> None:
         for search in set(RangeSearch) - {RangeSearch.LOSS}:
             settings_ = RangeSettings(search)
             alone = candidate_ranges(
-                values, 255, weights=torch.ones(len(x)), nonnegative=False, settings=settings_
+                values, 255, weights=torch.ones(len(x)), nonnegative=False, massive=False, settings=settings_
             )
             assert alone == (fit_range(values, 255, nonnegative=False, settings=settings_),)
 
@@ -148,14 +150,16 @@ def test_a_value_leans_on_few_numbers_that_are_most_of_its_size() -> None:
         numbers = torch.cat([many, torch.tensor([-massive])])
         share = massive**2 / float(numbers.square().sum())
         assert leans_on_few(numbers, torch.ones(len(numbers))) is leans is (share > 0.3)
-        found = candidate_ranges(numbers, 255, weights=torch.ones(len(numbers)), nonnegative=False)
+        found = candidate_ranges(
+            numbers, 255, weights=torch.ones(len(numbers)), nonnegative=False, massive=leans
+        )
         lows = [-grid.zero_point * grid.step for grid in found]
         assert (min(lows) == pytest.approx(-massive, rel=0.01)) is leans
         assert len(found) == (8 if leans else 4)
     assert not leans_on_few(torch.zeros(10), torch.ones(10))
     # All but a few zero: nothing is left where fewer than there are of them are cut off.
     sparse = torch.cat([torch.zeros(99_999), torch.full((1,), 0.01)])
-    found = candidate_ranges(sparse, 255, weights=torch.ones(100_000), nonnegative=True)
+    found = candidate_ranges(sparse, 255, weights=torch.ones(100_000), nonnegative=True, massive=False)
     assert all(0 < grid.step <= 0.01 / 255 * 1.001 for grid in found)
 
 
@@ -164,7 +168,7 @@ def test_no_candidate_cuts_off_most_of_a_value() -> None:
     many = torch.randn(99_500, generator=torch.Generator().manual_seed(0))
     numbers = torch.cat([many, torch.full((500,), 80.0)])
     assert not leans_on_few(numbers, torch.ones(len(numbers)))
-    found = candidate_ranges(numbers, 255, weights=torch.ones(len(numbers)), nonnegative=False)
+    found = candidate_ranges(numbers, 255, weights=torch.ones(len(numbers)), nonnegative=False, massive=False)
     squares = numbers.square()
     for grid in found[1:]:
         high = (255 - grid.zero_point) * grid.step

@@ -179,4 +179,4 @@ def test_only_more_than_chance_moves_a_range_and_then_the_best(
     noise = torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
     noise -= noise.mean(0)
     losses = torch.cat([torch.full((64, 1), 10.0), 10 - torch.tensor(gains) + noise], dim=1)
-    assert better_columns(three, losses) == (chosen,)
+    assert better_columns(three, losses) == [chosen]
