@@ -10,14 +10,14 @@ from torch import Tensor
 
 from ..allocator import Plan
 from ..errors import InputError, NotFiniteError
-from ..network import ActivationStore, Data, Layer, Network, float_logits, mean_drop, measure_samples, rows
+from ..network import ActivationStore, Data, Layer, Network, float_logits, measure_samples, rows
 from .cells import chosen_channels, sums_of_sharing, with_steps
 from .damping import confirmed_damping
 from .finalize import Finalized, NearestLayers, StoredLayer, value_tensors
 from .float_target import aimed_weight
 from .gram import InputGram, factored
 from .grids import LayerGrid
-from .held_out import learned_and_judged
+from .held_out import learned_and_judged, typical_ratio
 from .layer_inputs import check_positions, input_gram
 from .method import Progress
 from .refit import refitted
@@ -148,7 +148,7 @@ class Gptq:
         What rounding activations does is noise of which weights can only take back a part, and they do so by
         shrinking what carries it; layer after layer that may cost the network more than the noise. So where
         a plan has such activations, both are tried on most of the samples, and the float target is given up
-        where that lowers the network's loss on the rest by more than chance.
+        where the network then loses less on the rest, see `typical_ratio`.
 
         Parameters
         ----------
@@ -174,7 +174,7 @@ class Gptq:
         without, aimed = losses(plain, 0), losses(self, 1)
         if not bool(aimed.isfinite().all()):
             return plain if bool(without.isfinite().all()) else self
-        return plain if mean_drop(aimed - without).low > 0 else self
+        return plain if typical_ratio(aimed, without) > 1 else self
 
     def _walked(
         self, network: Network, plan: Plan, data: Data, progress: Progress | None, store: Path | None

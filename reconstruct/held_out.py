@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor
+
 from ..errors import InputError
 
-__all__ = ["check_held_out", "learned_and_judged"]
+__all__ = ["check_held_out", "learned_and_judged", "typical_ratio"]
 
 
 def check_held_out(method: str, share: float) -> None:
@@ -23,3 +26,20 @@ def learned_and_judged(samples: int, share: float) -> tuple[range, range]:
     """
     learned = max(1, samples - max(1, round(share * samples)))
     return range(learned), range(learned, samples) if learned < samples else range(samples)
+
+
+def typical_ratio(one: Tensor, other: Tensor) -> float:
+    """Geometric mean of ``(one + m) / (other + m)`` over samples, with m the median of all losses.
+
+    Losses of samples span orders of magnitude, so that a mean of a few dozen tells of the worst one or two:
+    which of two networks loses less on other samples is better told by what most samples say. Losses far
+    below the median count as alike, for their ratios are noise.
+
+    Parameters
+    ----------
+    one, other : Tensor, shape (samples,)
+        Of the same samples, not negative.
+    """
+    one, other = one.double(), other.double()
+    middle = torch.cat([one, other]).median().clamp(min=torch.finfo(torch.float64).tiny)
+    return float(((one + middle).log() - (other + middle).log()).mean().exp())
