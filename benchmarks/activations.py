@@ -81,6 +81,7 @@ def _measure(
     case["held_out"] = subject.held_out.name
     reference = float_logits(network, subject.held_out)
     print(name, "scored", profile.seconds, flush=True)
+    measured: dict[str, dict[str, Any]] = {}
     for label, plan in _plans(scores, uniform_plans(profile), rows, "d" if by_token else ""):
         row = case["rows"].setdefault(label, {})
         row |= {
@@ -89,6 +90,8 @@ def _measure(
             "act_memory": plan.complexity.costs["act_memory"],
             "predicted": plan.predicted_loss,
         }
+        # The same plan under other limits.
+        row |= measured.get(plan.assignment, {})
         for method in methods:
             if method.value in row:
                 continue
@@ -104,6 +107,7 @@ def _measure(
             case["float_accuracy"] = quality.float_accuracy
             print(name, label, method.value, row[method.value], flush=True)
             _write(found)
+        measured[plan.assignment] = {method.value: row[method.value] for method in methods}
 
 
 def _plans(

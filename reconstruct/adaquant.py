@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -43,7 +43,8 @@ class AdaQuant:
         layers see the float network's inputs and could be learned in parallel.
     start : Gptq or None
         Where learning starts, by the damping, order and refits given here; None: rounding to nearest, as
-        published.
+        published. Where it has no float target, or gives it up, see `Gptq.confirmed`, x in ``W x + b`` is
+        that of the quantized network too.
     held_out : float
         Share of the calibration data that is not learned from, on which a layer must beat its start to be
         kept.
@@ -77,6 +78,11 @@ class AdaQuant:
         check_held_out("AdaQuant", self.held_out)
         check_positions("AdaQuant", self.positions)
 
+    @property
+    def crossed(self) -> bool:
+        """Whether both networks' inputs are read."""
+        return self.sequential and (self.start is None or self.start.float_target)
+
     def finalize(
         self,
         network: Network,
@@ -101,6 +107,10 @@ class AdaQuant:
         InputError
             The plan does not fit the network, or the network has several inputs.
         """
+        if self.crossed and self.start is not None:
+            confirmed = self.start.confirmed(network, plan, data, store)
+            if not confirmed.float_target:
+                return replace(self, start=confirmed).finalize(network, plan, data, progress, store)
         kept = UnitStore.of(store, self, network, plan, data)
         rounded = finalize_nearest(network, plan)
         nearest = {layer.name: layer for layer in rounded.layers}
@@ -108,7 +118,7 @@ class AdaQuant:
         done: dict[str, StoredLayer] = {}
         biases: dict[str, Tensor] = {}
         with ActivationStore(self.memory_bytes) as activations:
-            streams = Streams(network, data, activations, with_float=self.sequential, replaced=known)
+            streams = Streams(network, data, activations, with_float=self.crossed, replaced=known)
             for block in walkable_blocks(network, data):
                 streams.advance(block.entry)
                 for layer in block.layers:
@@ -144,7 +154,7 @@ class AdaQuant:
                 streams,
                 layer,
                 samples,
-                cross=self.sequential,
+                cross=self.crossed,
                 positions=self.positions,
                 weighted=self.weighted,
                 with_one=with_one,

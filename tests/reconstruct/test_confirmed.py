@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ import torch
 
 from apportion.allocator import Plan
 from apportion.network import Data, Network, float_logits, measure_samples
-from apportion.reconstruct import Finalized, Gptq, LearnedRounding, Learning
+from apportion.reconstruct import AdaQuant, Finalized, Gptq, LearnedRounding, Learning, StraightThrough
 
 from .conftest import with_low_bits
 
@@ -106,3 +107,28 @@ def test_learned_rounding_starts_from_what_is_confirmed(
     expected = replace(method, start=PLAIN).finalize(network, low, data)
     monkeypatch.setattr(Gptq, "confirmed", lambda self, *given: replace(self, float_target=False))
     assert same(method.finalize(network, low, data), expected)
+
+
+def test_adaquant_aims_as_is_confirmed(
+    network: Network, low: Plan, data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = AdaQuant(learning=StraightThrough(iterations=3))
+    expected = replace(method, start=PLAIN).finalize(network, low, data)
+    monkeypatch.setattr(Gptq, "confirmed", lambda self, *given: replace(self, float_target=False))
+    assert same(method.finalize(network, low, data), expected)
+
+
+def test_without_a_float_target_adaquant_makes_up_for_no_error_of_values(
+    network: Network, plan_of: Callable[..., Plan], data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    low = with_low_bits(plan_of(network, ["w8"]), network, data, (2,))
+    monkeypatch.setattr(Gptq, "confirmed", lambda self, *given: self)
+
+    def moved(start: Gptq) -> float:
+        found = AdaQuant(start=start, learning=StraightThrough(iterations=3)).finalize(network, low, data)
+        weights = found.tensors(network)
+        return sum(
+            float((weights[layer.weight] - network.weight(layer)).square().sum()) for layer in network.layers
+        )
+
+    assert moved(PLAIN) < 0.01 * moved(Gptq())
