@@ -10,9 +10,9 @@ A safetensors file. For a layer L (by name):
 A strip is an output channel, which is one row, unless the plan cuts the layer otherwise, see `LayerCut`.
 
 The metadata has one entry, `apportion`: a JSON document with the format version, the plan, how each layer's
-weight is named and laid out in the program, and the exponents of the steps. Metadata, tensor names and
-offsets are the file's header; everything behind it is counted in the plan's size. One entry, because
-safetensors writes several in random order, and the same plan shall give the same bytes.
+weight is named and laid out in the program, the exponents of the steps, and a checksum of every tensor.
+Metadata, tensor names and offsets are the file's header; everything behind it is counted in the plan's size.
+One entry, because safetensors writes several in random order, and the same plan shall give the same bytes.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from ..quantizer import (
     unpack_codes,
 )
 from ..reconstruct import Finalized, LayersOnDemand, StoredLayer, StoredPart, plan_values, with_values
-from .writer import TensorWriter
+from .writer import TensorWriter, checksum
 
 __all__ = ["PackedNetwork", "read_packed", "write_packed"]
 
@@ -71,10 +71,11 @@ class Header(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: Literal["apportion-packed-1"] = "apportion-packed-1"
+    format: Literal["apportion-packed-2"] = "apportion-packed-2"
     plan: Plan
     layouts: dict[str, Layout]
     exponents: dict[str, Annotated[int, Field(ge=-200, le=200)]]
+    checksums: dict[str, Annotated[int, Field(ge=0, lt=2**32)]]
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,12 @@ def write_packed(path: Path, network: Network, plan: Plan, finalized: Finalized)
             if name not in quantized:
                 bias = finalized.biases.get(name)
                 writer.add(f"={name}", network.tensors[name] if bias is None else bias)
-        header = Header(plan=with_values(plan, finalized.values), layouts=layouts, exponents=exponents)
+        header = Header(
+            plan=with_values(plan, finalized.values),
+            layouts=layouts,
+            exponents=exponents,
+            checksums=writer.checksums,
+        )
         writer.write(temporary, {ENTRY: header.model_dump_json(exclude_none=True)})
 
 
@@ -175,7 +181,8 @@ def read_packed(path: Path, *, memory_bytes: int | None = None) -> PackedNetwork
     Raises
     ------
     InputError
-        Not a packed file, of another version, truncated, or not what its own plan says.
+        Not a packed file, of another version, truncated, changed since it was written, or not what its own
+        plan says.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -183,8 +190,7 @@ def read_packed(path: Path, *, memory_bytes: int | None = None) -> PackedNetwork
             weights = sum(prod(layer.shape) for layer in header.plan.layers)
             bound = 4 * weights if memory_bytes is None else memory_bytes
             on_demand = 4 * weights > bound
-            names = [name for name in file.keys() if name.startswith("=") or not on_demand]  # noqa: SIM118
-            tensors = {name: file.get_tensor(name) for name in names}
+            tensors = _tensors(file, header, path, "=" if on_demand else "")
     except (OSError, SafetensorError) as error:
         raise InputError(f"cannot read packed weights {path}: {error}") from error
     plan = header.plan
@@ -212,6 +218,18 @@ def _header(file: Any, path: Path) -> Header:
     return header
 
 
+def _tensors(file: Any, header: Header, path: Path, prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin so, as they were written."""
+    found = {name: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
+    for name, tensor in found.items():
+        if checksum(tensor) != header.checksums.get(name):
+            raise InputError(
+                f"{path} is damaged: the bytes of '{name}' are not those that were written; copy the file "
+                "anew or run `allocate finalize` again"
+            )
+    return found
+
+
 @contextmanager
 def _as_planned(path: Path) -> Iterator[None]:
     """Whatever goes wrong inside means that the file does not fit its own plan."""
@@ -225,8 +243,7 @@ def _layer_of(path: Path, layer: LayerPlan, header: Header) -> StoredLayer:
     """One layer of a file that is read layer by layer."""
     try:
         with safe_open(path, framework="pt") as file:
-            own = [name for name in file.keys() if name.startswith(f"{layer.name}/")]  # noqa: SIM118
-            tensors = {name: file.get_tensor(name) for name in own}
+            tensors = _tensors(file, header, path, f"{layer.name}/")
     except (OSError, SafetensorError) as error:
         raise InputError(f"cannot read packed weights {path}: {error}") from error
     with _as_planned(path):

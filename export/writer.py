@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from ..network import STORED_TYPES
 
-__all__ = ["TensorWriter"]
+__all__ = ["TensorWriter", "checksum"]
 
 _PIECE = 2**24
 
@@ -30,9 +31,15 @@ class TensorWriter:
     ----------
     folder : Path
         Where the temporary files are.
+
+    Attributes
+    ----------
+    checksums : dict of str to int
+        Of all that was added, see `checksum`.
     """
 
     def __init__(self, folder: Path) -> None:
+        self.checksums: dict[str, int] = {}
         self._folder = folder
         self._open = ExitStack()
         self._files: dict[int, IO[bytes]] = {}
@@ -55,9 +62,10 @@ class TensorWriter:
             self._entries[size] = {}
         file = self._files[size]
         begin = file.tell()
-        flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        for start in range(0, len(flat), _PIECE):
-            file.write(flat[start : start + _PIECE].numpy().data)
+        stored = tensor.detach().cpu().contiguous()
+        for piece in _pieces(stored):
+            file.write(piece)
+        self.checksums[name] = checksum(stored)
         self._entries[size][name] = (STORED_TYPES[tensor.dtype], list(tensor.shape), begin, file.tell())
 
     def write(self, path: Path, metadata: Mapping[str, str]) -> None:
@@ -75,3 +83,18 @@ class TensorWriter:
             for size in sorted(self._files, reverse=True):
                 self._files[size].seek(0)
                 shutil.copyfileobj(self._files[size], file, _PIECE)
+
+
+def checksum(tensor: Tensor) -> int:
+    """CRC-32 of the bytes of a tensor, as zip files have it (ISO 3309)."""
+    found = 0
+    for piece in _pieces(tensor):
+        found = zlib.crc32(piece, found)
+    return found
+
+
+def _pieces(tensor: Tensor) -> Iterator[memoryview]:
+    """The bytes of a tensor that lies in one piece in memory."""
+    flat = tensor.reshape(-1).view(torch.uint8)
+    for start in range(0, len(flat), _PIECE):
+        yield flat[start : start + _PIECE].numpy().data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle, islice
 from pathlib import Path
@@ -141,11 +142,14 @@ Change = Callable[[dict[str, Tensor], dict[str, Any]], object]
 
 
 def rewrite(path: Path, change: Change) -> None:
-    """The file with its tensors and header changed."""
+    """The file with its tensors and header changed, and the checksums of what is changed."""
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         header = json.loads(file.metadata()["apportion"])
     change(tensors, header)
+    header["checksums"] = {
+        name: zlib.crc32(tensor.view(torch.uint8).numpy()) for name, tensor in tensors.items()
+    }
     save_file(tensors, path, metadata={"apportion": json.dumps(header)})
 
 
@@ -160,14 +164,36 @@ def test_a_truncated_file_is_refused(written: Path, kept: int) -> None:
         read_packed(written)
 
 
+@pytest.mark.parametrize("memory_bytes", [None, 0])
+@pytest.mark.parametrize("place", [0.0, 0.25, 0.5, 0.75, 1.0])
+def test_a_single_bit_that_is_not_as_written_is_refused(
+    written: Path, place: float, memory_bytes: int | None
+) -> None:
+    data = bytearray(written.read_bytes())
+    header = header_bytes(written)
+    data[header + round(place * (len(data) - header - 1))] ^= 1
+    written.write_bytes(data)
+    with pytest.raises(InputError, match=r"weights\.safetensors is damaged: the bytes of '.+' are not those"):
+        list(read_packed(written, memory_bytes=memory_bytes).finalized.layers)
+
+
+def test_a_tensor_that_was_not_written_is_refused(written: Path) -> None:
+    with safe_open(written, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        metadata = file.metadata()
+    save_file(tensors | {"=more": torch.zeros(3)}, written, metadata=metadata)
+    with pytest.raises(InputError, match=r"is damaged: the bytes of '=more'"):
+        read_packed(written)
+
+
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot read packed weights .*none\.safetensors"):
         read_packed(tmp_path / "none.safetensors")
 
 
 def test_other_safetensors_and_other_versions_are_refused(written: Path) -> None:
-    rewrite(written, lambda _, metadata: metadata.update(format="apportion-packed-2"))
-    with pytest.raises(InputError, match=r"header of .* format: Input should be 'apportion-packed-1'"):
+    rewrite(written, lambda _, metadata: metadata.update(format="apportion-packed-3"))
+    with pytest.raises(InputError, match=r"header of .* format: Input should be 'apportion-packed-2'"):
         read_packed(written)
     save_file({"weight": torch.zeros(3)}, written)
     with pytest.raises(InputError, match=r"is not a packed network"):

@@ -79,6 +79,18 @@ def test_the_page_reads_steps_of_small_weights(
         np.testing.assert_allclose(found[name], expected[name].numpy(), rtol=1e-6, atol=0)
 
 
+def test_the_page_refuses_what_is_not_as_it_was_written(
+    reader: Any, network: Network, plan: Plan, tmp_path: Path
+) -> None:
+    save_network(tmp_path, network, plan, finalize_nearest(network, plan))
+    path = tmp_path / "weights.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="is damaged"):
+        reader(path)
+
+
 def test_a_run_is_loaded_where_no_solver_is_installed(network: Network, plan: Plan, tmp_path: Path) -> None:
     save_network(tmp_path, network, plan, finalize_nearest(network, plan))
     program = (
