@@ -6,7 +6,7 @@
     python benchmarks/activations.py vit_tiny_in1k --by-token
 
 Every network, row and method is measured on its own and kept in the page beside the others; what is there is
-not measured again.
+not measured again unless its entry in the JSON says `earlier`.
 """
 
 from __future__ import annotations
@@ -75,8 +75,6 @@ def _measure(
         scores[AFTER_GPTQ] = measure_profile(
             network, data, options.weights, activations=activations, after="gptq", weights=weights
         )
-    if found.get(name, {}).get("earlier"):
-        del found[name]
     case = found.setdefault(name, {"samples": len(data.inputs), "rows": {}})
     case["held_out"] = subject.held_out.name
     reference = float_logits(network, subject.held_out)
@@ -93,7 +91,7 @@ def _measure(
         # The same plan under other limits.
         row |= measured.get(plan.assignment, {})
         for method in methods:
-            if method.value in row:
+            if method.value in row and not row[method.value].get("earlier"):
                 continue
             began = time.perf_counter()
             finalized = method_named(method).finalize(network, plan, data)
@@ -168,7 +166,9 @@ def _write(found: dict[str, Any]) -> None:
             ]
             for method in methods:
                 made = row.get(method)
-                cells += [made["loss"], _percent(made["accuracy"])] if made else [None, None]
+                earlier = made is not None and made.get("earlier")
+                loss = f"{made['loss']:.4g} *" if earlier else made and made["loss"]
+                cells += [loss, made and _percent(made["accuracy"])]
             rows.append(cells)
         header = ["plan", "stored bits per weight", "bops, M", "peak of values, KiB", "predicted loss"]
         for method in methods:
@@ -188,12 +188,14 @@ def _write(found: dict[str, Any]) -> None:
         "both and the uniform plan compete on calibration data. Ranges of every token's own (`a8d`) are for "
         "what linear layers alone read as it is; other values have one for the tensor.",
     ]
-    earlier = [name for name, case in found.items() if case.get("earlier")]
-    if earlier:
-        notes.append(
-            "Measured before ranges were chosen by what the network loses, before GPTQ held its float target "
-            f"to what other samples confirm and levelled tokens, see gptq.md: {', '.join(earlier)}."
-        )
+    if any(
+        made.get("earlier")
+        for case in found.values()
+        for row in case["rows"].values()
+        for made in row.values()
+        if isinstance(made, dict)
+    ):
+        notes.append("\\* Measured before GPTQ decided on its float target by what most samples say.")
     write_report(
         "activations",
         "Weights and activations in low bits",
