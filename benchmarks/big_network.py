@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from apportion.allocator import read_plan, write_plan
 from apportion.export import save_network
 from apportion.network import Data, Network, give_back_freed_memory, load_model
 from apportion.quantizer import parse_options
-from apportion.reconstruct import Gptq, measure_finalized
+from apportion.reconstruct import Gptq, Nearest, measure_finalized
 from apportion.sensitivity import FisherSettings, measure_profile, read_profile, solve_plan, write_profile
 
 STAGES = ("profile", "solve", "finalize")
@@ -209,12 +209,16 @@ def run_stage(stage: str, folder: Path, size: Size, device: str) -> dict[str, An
         took("solve")
     else:
         network, data = _inputs(folder, size, device)
+        other = replace(data, inputs=_ids(size, seed=2), name="other random tokens")
         plan = read_plan(folder / "plan.json")
         took("capture")
         gptq = Gptq(memory_bytes=size.memory_bytes)
         finalized = gptq.finalize(network, plan, data, store=folder / "weights")
         took("gptq")
         found["loss"] = measure_finalized(network, finalized, data).loss
+        found["loss_on_others"] = measure_finalized(network, finalized, other).loss
+        nearest = Nearest().finalize(network, plan, data)
+        found["nearest_on_others"] = measure_finalized(network, nearest, other).loss
         took("measure")
         save_network(folder / "run", network, plan, finalized)
         took("save")
@@ -225,12 +229,14 @@ def run_stage(stage: str, folder: Path, size: Size, device: str) -> dict[str, An
 
 
 def _inputs(folder: Path, size: Size, device: str) -> tuple[Network, Data]:
-    ids = torch.randint(
-        0, size.vocabulary, (size.samples, size.tokens), generator=torch.Generator().manual_seed(1)
-    )
     network = load_model(f"hf:{folder / 'model'}", context=size.tokens, memory_bytes=size.memory_bytes)
     assert network.is_streamed
-    return network.to(device), Data(ids, None, "random tokens")
+    return network.to(device), Data(_ids(size, seed=1), None, "random tokens")
+
+
+def _ids(size: Size, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, size.vocabulary, (size.samples, size.tokens), generator=generator)
 
 
 def _status_bytes(field: str) -> int:

@@ -44,7 +44,10 @@ def report(found: dict[str, Any]) -> None:
         ),
         Table(
             "What was made",
-            ["network", "predicted loss", "measured loss", "float32, MB", "packed, MB"],
+            [
+                "network", "predicted loss", "GPTQ, its own samples", "GPTQ, others", "nearest, others",
+                "float32, MB", "packed, MB",
+            ],
             [_made_row(name, each) for name, each in found.items()],
         ),
         Table("On paper: Llama 2 70B", ["what", "GB"], _paper(3)),
@@ -91,7 +94,8 @@ def _made_row(name: str, each: dict[str, Any]) -> list[object]:
     finalize = each.get("finalize", {})
     packed = finalize.get("packed_bytes")
     return [
-        name, each.get("solve", {}).get("predicted_loss"), finalize.get("loss"), 4 * each["weights"] / 1e6,
+        name, each.get("solve", {}).get("predicted_loss"), finalize.get("loss"),
+        finalize.get("loss_on_others"), finalize.get("nearest_on_others"), 4 * each["weights"] / 1e6,
         None if packed is None else packed / 1e6,
     ]  # fmt: skip
 
@@ -133,12 +137,15 @@ def _notes(found: dict[str, Any]) -> list[str]:
             "program and the scores of channels stay in memory. The C library of Linux "
             "keeps freed tensors in a heap with gaps; as in the command, those of 32 KiB and more are kept "
             "out of it. With 1 MiB in place of that the peaks of these depths grew by 4.7 MB (profile) and "
-            "5.6 MB (finalize) a layer; the network of 22 layers was measured so, and before the weights "
-            "kept for measuring obeyed `--memory`."
+            "5.6 MB (finalize) a layer."
         )
     notes.append(
         "Seconds were taken on two cores that other work shared: they compare stages and depths, and are no "
         "measure of speed."
+    )
+    notes.append(
+        "The networks are random and so are their 256 tokens, which say next to nothing of others: GPTQ "
+        "damps its sums as one half of the samples asks of the other, and stays close to rounding to nearest."
     )
     notes.append(
         "On paper, a network of 70 billion weights: no weights, codes or activations of more than one "
