@@ -173,7 +173,7 @@ def _draw(found: dict[str, Any]) -> Figure:
     left.plot(layers, [4 * each["weights"] / GB for each in deep], "k:", label="all weights, float32")
     left.set(xlabel="layers", ylabel="peak memory, GB", ylim=(0, None))
     right.set(xlabel="layers", ylabel="seconds", ylim=(0, None))
-    left.legend(frameon=False, loc="center", bbox_to_anchor=(0.5, 0.7))
+    left.legend(frameon=False, loc="center", bbox_to_anchor=(0.5, 0.63))
     right.legend(frameon=False, loc="upper left")
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
