@@ -38,8 +38,8 @@ def typical_ratio(one: Tensor, other: Tensor) -> float:
     Parameters
     ----------
     one, other : Tensor, shape (samples,)
-        Of the same samples, not negative.
+        Of the same samples; what rounding makes negative counts as 0.
     """
-    one, other = one.double(), other.double()
+    one, other = one.double().clamp_min(0), other.double().clamp_min(0)
     middle = torch.cat([one, other]).median().clamp(min=torch.finfo(torch.float64).tiny)
     return float(((one + middle).log() - (other + middle).log()).mean().exp())

@@ -51,3 +51,8 @@ def test_one_sample_counts_no_more_than_its_logarithm() -> None:
 def test_losses_far_below_the_median_are_alike() -> None:
     one, other = torch.tensor([1.0, 1.0, 1e-9]), torch.tensor([1.0, 1.0, 1e-12])
     assert math.isclose(typical_ratio(one, other), 1, rel_tol=1e-8)
+
+
+def test_a_loss_that_rounding_makes_negative_is_none() -> None:
+    one, other = torch.tensor([-1e-9, -1e-9, 1.0]), torch.tensor([-1e-9, 1e-9, 2.0])
+    assert typical_ratio(one, other) == typical_ratio(one.clamp_min(0), other.clamp_min(0)) < 1
