@@ -1,4 +1,4 @@
-"""One thread for all tests; the digits network, a profile of it, and plans made by hand."""
+"""One thread and one seed for all tests; the digits network, a profile of it, and plans made by hand."""
 
 from __future__ import annotations
 
@@ -17,6 +17,12 @@ from apportion.sensitivity import Profile, ProfileArrays, measure_profile, solve
 
 Assign = Callable[[Mapping[str, Sequence[str]]], Plan]
 Twins = Callable[..., tuple[Network, Network]]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Give every test, and the fixtures that it is the first to need, the same random numbers."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session", autouse=True)

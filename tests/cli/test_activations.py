@@ -18,6 +18,15 @@ from apportion.export import read_packed
 
 ARGUMENTS = ["--samples", "64", "--options", "w3..5a4,w4a6,w4a8", "--method", "gptq", "--unit", "layer"]
 
+LINEAR = """
+import torch
+from torch import nn
+
+
+def net():
+    torch.manual_seed(0)
+    return nn.Linear(20_000, 4)
+"""
 
 Allocate = Callable[..., Any]
 
@@ -135,7 +144,7 @@ def test_a_profile_shows_every_value_and_its_readers(tmp_path: Path, allocate: A
 def test_a_massive_value_is_named_and_what_would_hold_it(
     tmp_path: Path, allocate: Allocate, options: str, others: int, named: bool, advised: bool
 ) -> None:
-    (tmp_path / "net.py").write_text("from torch import nn\n\ndef net():\n    return nn.Linear(20_000, 4)\n")
+    (tmp_path / "net.py").write_text(LINEAR)
     inputs = others * np.random.default_rng(0).standard_normal((32, 20_000)).astype(np.float32)
     inputs[:, 7] = 1000
     np.savez(tmp_path / "data.npz", inputs=inputs)
