@@ -9,10 +9,10 @@ A safetensors file. For a layer L (by name):
 
 A strip is an output channel, which is one row, unless the plan cuts the layer otherwise, see `LayerCut`.
 
-The metadata has one entry, `apportion`: a JSON document with the format version, the plan, how each layer's
-weight is named and laid out in the program, the exponents of the steps, and a checksum of every tensor.
-Metadata, tensor names and offsets are the file's header; everything behind it is counted in the plan's size.
-One entry, because safetensors writes several in random order, and the same plan shall give the same bytes.
+The metadata has an entry `apportion`, a JSON document with the format version, the plan, how each layer's
+weight is named and laid out in the program, the exponents of the steps, and a checksum of every tensor; and
+`apportion-crc32`, a checksum of that document. Metadata, tensor names and offsets are the file's header;
+everything behind it is counted in the plan's size.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from .writer import TensorWriter, checksum
 
 __all__ = ["PackedNetwork", "read_packed", "write_packed"]
 
-ENTRY = "apportion"
+ENTRY, CHECK = "apportion", "apportion-crc32"
 # Codes have at least one bit.
 MOST_WEIGHTS_PER_BYTE = 8
 DTYPES = {str(dtype): dtype for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
@@ -166,7 +166,8 @@ def write_packed(path: Path, network: Network, plan: Plan, finalized: Finalized)
             exponents=exponents,
             checksums=writer.checksums,
         )
-        writer.write(temporary, {ENTRY: header.model_dump_json(exclude_none=True)})
+        text = header.model_dump_json(exclude_none=True)
+        writer.write(temporary, {ENTRY: text, CHECK: str(checksum(text.encode()))})
 
 
 def read_packed(path: Path, *, memory_bytes: int | None = None) -> PackedNetwork:
@@ -212,6 +213,8 @@ def _header(file: Any, path: Path) -> Header:
     if ENTRY not in metadata:
         raise InputError(f"{path} is not a packed network; give one written by `allocate finalize`")
     header = parse_document(metadata[ENTRY], Header, f"the header of {path}")
+    if metadata.get(CHECK) != str(checksum(metadata[ENTRY].encode())):
+        raise _damaged(path, "its header is not what was written")
     with _as_planned(path):
         if set(header.layouts) != {layer.name for layer in header.plan.layers}:
             raise InputError("its layouts and its plan name different layers")
@@ -223,11 +226,15 @@ def _tensors(file: Any, header: Header, path: Path, prefix: str) -> dict[str, Te
     found = {name: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
     for name, tensor in found.items():
         if checksum(tensor) != header.checksums.get(name):
-            raise InputError(
-                f"{path} is damaged: the bytes of '{name}' are not those that were written; copy the file "
-                "anew or run `allocate finalize` again"
-            )
+            raise _damaged(path, f"the bytes of '{name}' are not those that were written")
+    for name in header.checksums:
+        if name.startswith(prefix) and name not in found:
+            raise _damaged(path, f"'{name}' is missing")
     return found
+
+
+def _damaged(path: Path, how: str) -> InputError:
+    return InputError(f"{path} is damaged: {how}; copy the file anew or run `allocate finalize` again")
 
 
 @contextmanager

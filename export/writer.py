@@ -85,10 +85,10 @@ class TensorWriter:
                 shutil.copyfileobj(self._files[size], file, _PIECE)
 
 
-def checksum(tensor: Tensor) -> int:
-    """CRC-32 of the bytes of a tensor, as zip files have it (ISO 3309)."""
+def checksum(stored: Tensor | bytes) -> int:
+    """CRC-32 of bytes, or of those of a tensor, as zip files have it (ISO 3309)."""
     found = 0
-    for piece in _pieces(tensor):
+    for piece in [stored] if isinstance(stored, bytes) else _pieces(stored):
         found = zlib.crc32(piece, found)
     return found
 

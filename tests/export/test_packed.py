@@ -142,7 +142,7 @@ Change = Callable[[dict[str, Tensor], dict[str, Any]], object]
 
 
 def rewrite(path: Path, change: Change) -> None:
-    """The file with its tensors and header changed, and the checksums of what is changed."""
+    """The file with its tensors and header changed, and the checksums of what they are then."""
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         header = json.loads(file.metadata()["apportion"])
@@ -150,7 +150,8 @@ def rewrite(path: Path, change: Change) -> None:
     header["checksums"] = {
         name: zlib.crc32(tensor.view(torch.uint8).numpy()) for name, tensor in tensors.items()
     }
-    save_file(tensors, path, metadata={"apportion": json.dumps(header)})
+    text = json.dumps(header)
+    save_file(tensors, path, metadata={"apportion": text, "apportion-crc32": str(zlib.crc32(text.encode()))})
 
 
 def in_plan(edit: Callable[[Any], object]) -> Change:
@@ -177,12 +178,24 @@ def test_a_single_bit_that_is_not_as_written_is_refused(
         list(read_packed(written, memory_bytes=memory_bytes).finalized.layers)
 
 
-def test_a_tensor_that_was_not_written_is_refused(written: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda t, m: t.update({"=more": torch.zeros(3)}), r"the bytes of '=more' are not those"),
+        (lambda t, m: t.pop("=stem.bias"), r"'=stem\.bias' is missing"),
+        (lambda t, m: m.pop("apportion-crc32"), r"its header is not what was written"),
+        (lambda t, m: m.update(apportion=m["apportion"].replace('0":-', '0":-1', 1)), r"its header is not"),
+    ],
+)
+def test_tensors_and_a_header_that_were_not_written_are_refused(
+    written: Path, change: Callable[[dict[str, Tensor], dict[str, str]], object], reason: str
+) -> None:
     with safe_open(written, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         metadata = file.metadata()
-    save_file(tensors | {"=more": torch.zeros(3)}, written, metadata=metadata)
-    with pytest.raises(InputError, match=r"is damaged: the bytes of '=more'"):
+    change(tensors, metadata)
+    save_file(tensors, written, metadata=metadata)
+    with pytest.raises(InputError, match=rf"weights\.safetensors is damaged: {reason}"):
         read_packed(written)
 
 
