@@ -17,6 +17,7 @@ everything behind it is counted in the plan's size.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ from ..quantizer import (
     unpack_codes,
 )
 from ..reconstruct import Finalized, LayersOnDemand, StoredLayer, StoredPart, plan_values, with_values
-from .writer import TensorWriter, checksum
+from .writer import TensorWriter, tensor_checksum
 
 __all__ = ["PackedNetwork", "read_packed", "write_packed"]
 
@@ -167,7 +168,7 @@ def write_packed(path: Path, network: Network, plan: Plan, finalized: Finalized)
             checksums=writer.checksums,
         )
         text = header.model_dump_json(exclude_none=True)
-        writer.write(temporary, {ENTRY: text, CHECK: str(checksum(text.encode()))})
+        writer.write(temporary, {ENTRY: text, CHECK: _text_checksum(text)})
 
 
 def read_packed(path: Path, *, memory_bytes: int | None = None) -> PackedNetwork:
@@ -212,9 +213,14 @@ def _header(file: Any, path: Path) -> Header:
     metadata = file.metadata() or {}
     if ENTRY not in metadata:
         raise InputError(f"{path} is not a packed network; give one written by `allocate finalize`")
-    header = parse_document(metadata[ENTRY], Header, f"the header of {path}")
-    if metadata.get(CHECK) != str(checksum(metadata[ENTRY].encode())):
+    if CHECK not in metadata:
+        raise InputError(
+            f"{path} was written by another version of apportion: its header has no checksum; run `allocate "
+            "finalize --force` with this one"
+        )
+    if metadata[CHECK] != _text_checksum(metadata[ENTRY]):
         raise _damaged(path, "its header is not what was written")
+    header = parse_document(metadata[ENTRY], Header, f"the header of {path}")
     with _as_planned(path):
         if set(header.layouts) != {layer.name for layer in header.plan.layers}:
             raise InputError("its layouts and its plan name different layers")
@@ -225,8 +231,8 @@ def _tensors(file: Any, header: Header, path: Path, prefix: str) -> dict[str, Te
     """The tensors whose names begin so, as they were written."""
     found = {name: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
     for name, tensor in found.items():
-        if checksum(tensor) != header.checksums.get(name):
-            raise _damaged(path, f"the bytes of '{name}' are not those that were written")
+        if tensor_checksum(tensor) != header.checksums.get(name):
+            raise _damaged(path, f"'{name}' is not what was written")
     for name in header.checksums:
         if name.startswith(prefix) and name not in found:
             raise _damaged(path, f"'{name}' is missing")
@@ -234,7 +240,11 @@ def _tensors(file: Any, header: Header, path: Path, prefix: str) -> dict[str, Te
 
 
 def _damaged(path: Path, how: str) -> InputError:
-    return InputError(f"{path} is damaged: {how}; copy the file anew or run `allocate finalize` again")
+    return InputError(f"{path} is damaged: {how}; copy the file anew or run `allocate finalize --force`")
+
+
+def _text_checksum(text: str) -> str:
+    return str(zlib.crc32(text.encode()))
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..network import STORED_TYPES
 
-__all__ = ["TensorWriter", "checksum"]
+__all__ = ["TensorWriter", "tensor_checksum"]
 
 _PIECE = 2**24
 
@@ -35,7 +35,7 @@ class TensorWriter:
     Attributes
     ----------
     checksums : dict of str to int
-        Of all that was added, see `checksum`.
+        Of all that was added, see `tensor_checksum`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -65,7 +65,7 @@ class TensorWriter:
         stored = tensor.detach().cpu().contiguous()
         for piece in _pieces(stored):
             file.write(piece)
-        self.checksums[name] = checksum(stored)
+        self.checksums[name] = tensor_checksum(stored)
         self._entries[size][name] = (STORED_TYPES[tensor.dtype], list(tensor.shape), begin, file.tell())
 
     def write(self, path: Path, metadata: Mapping[str, str]) -> None:
@@ -85,10 +85,10 @@ class TensorWriter:
                 shutil.copyfileobj(self._files[size], file, _PIECE)
 
 
-def checksum(stored: Tensor | bytes) -> int:
-    """CRC-32 of bytes, or of those of a tensor, as zip files have it (ISO 3309)."""
-    found = 0
-    for piece in [stored] if isinstance(stored, bytes) else _pieces(stored):
+def tensor_checksum(tensor: Tensor) -> int:
+    """CRC-32, as zip files have it (ISO 3309), of type and shape as in ``F16[64, 1]``, and then the bytes."""
+    found = zlib.crc32(f"{STORED_TYPES.get(tensor.dtype)}{list(tensor.shape)}".encode())
+    for piece in _pieces(tensor):
         found = zlib.crc32(piece, found)
     return found
 

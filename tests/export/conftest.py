@@ -1,9 +1,10 @@
-"""The real networks of the assets folder."""
+"""The real networks of the assets folder, and headers of packed files."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,11 @@ import torch
 from apportion.network import Network, capture
 
 ASSETS = Path(os.environ.get("APPORTION_ASSETS", Path(__file__).parents[3] / "shared" / "assets"))
+
+
+def with_checksum(text: str) -> dict[str, str]:
+    """The metadata of a packed file whose header is this text."""
+    return {"apportion": text, "apportion-crc32": str(zlib.crc32(text.encode()))}
 
 
 @pytest.fixture(scope="session")

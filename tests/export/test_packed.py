@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle, islice
 from pathlib import Path
@@ -18,10 +17,13 @@ from torch import Tensor
 from apportion.allocator import Plan
 from apportion.errors import InputError
 from apportion.export import read_packed, write_packed
+from apportion.export.writer import tensor_checksum
 from apportion.network import Data, Network
 from apportion.quantizer import parse_option, parse_options
 from apportion.reconstruct import Finalized, correct_biases, finalize_nearest
 from apportion.sensitivity import measure_profile, solve_plan
+
+from .conftest import with_checksum
 
 Assign = Callable[[Mapping[str, Sequence[str]]], Plan]
 Contents = tuple[dict[str, Tensor], dict[str, str]]
@@ -138,6 +140,7 @@ def written(network: Network, mixed: Plan, tmp_path: Path) -> Path:
     return path
 
 
+BIAS = "=stem.bias"
 Change = Callable[[dict[str, Tensor], dict[str, Any]], object]
 
 
@@ -147,11 +150,8 @@ def rewrite(path: Path, change: Change) -> None:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         header = json.loads(file.metadata()["apportion"])
     change(tensors, header)
-    header["checksums"] = {
-        name: zlib.crc32(tensor.view(torch.uint8).numpy()) for name, tensor in tensors.items()
-    }
-    text = json.dumps(header)
-    save_file(tensors, path, metadata={"apportion": text, "apportion-crc32": str(zlib.crc32(text.encode()))})
+    header["checksums"] = {name: tensor_checksum(tensor) for name, tensor in tensors.items()}
+    save_file(tensors, path, metadata=with_checksum(json.dumps(header)))
 
 
 def in_plan(edit: Callable[[Any], object]) -> Change:
@@ -174,21 +174,26 @@ def test_a_single_bit_that_is_not_as_written_is_refused(
     header = header_bytes(written)
     data[header + round(place * (len(data) - header - 1))] ^= 1
     written.write_bytes(data)
-    with pytest.raises(InputError, match=r"weights\.safetensors is damaged: the bytes of '.+' are not those"):
+    with pytest.raises(InputError, match=r"weights\.safetensors is damaged: '.+' is not what was written"):
         list(read_packed(written, memory_bytes=memory_bytes).finalized.layers)
 
 
+@pytest.mark.parametrize("memory_bytes", [None, 0])
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda t, m: t.update({"=more": torch.zeros(3)}), r"the bytes of '=more' are not those"),
+        (lambda t, m: t.update({"=more": torch.zeros(3)}), r"'=more' is not what was written"),
         (lambda t, m: t.pop("=stem.bias"), r"'=stem\.bias' is missing"),
-        (lambda t, m: m.pop("apportion-crc32"), r"its header is not what was written"),
+        (lambda t, m: t.update({BIAS: t[BIAS][:, None]}), r"'=stem\.bias' is not what was written"),
+        (lambda t, m: t.update({BIAS: t[BIAS].view(torch.int32)}), r"'=stem\.bias' is not what was written"),
         (lambda t, m: m.update(apportion=m["apportion"].replace('0":-', '0":-1', 1)), r"its header is not"),
     ],
 )
 def test_tensors_and_a_header_that_were_not_written_are_refused(
-    written: Path, change: Callable[[dict[str, Tensor], dict[str, str]], object], reason: str
+    written: Path,
+    change: Callable[[dict[str, Tensor], dict[str, str]], object],
+    reason: str,
+    memory_bytes: int | None,
 ) -> None:
     with safe_open(written, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
@@ -196,6 +201,24 @@ def test_tensors_and_a_header_that_were_not_written_are_refused(
     change(tensors, metadata)
     save_file(tensors, written, metadata=metadata)
     with pytest.raises(InputError, match=rf"weights\.safetensors is damaged: {reason}"):
+        read_packed(written, memory_bytes=memory_bytes)
+
+
+def test_a_layer_that_is_missing_is_refused_where_it_is_read(written: Path) -> None:
+    with safe_open(written, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        metadata = file.metadata()
+    gone = codes(tensors)
+    del tensors[gone]
+    save_file(tensors, written, metadata=metadata)
+    layers = read_packed(written, memory_bytes=0).finalized.layers
+    with pytest.raises(InputError, match=rf"damaged: '{gone}' is missing"):
+        list(layers)
+
+
+def test_a_file_without_a_checksum_of_its_header_is_of_another_version(written: Path) -> None:
+    save_file({"weight": torch.zeros(3)}, written, metadata={"apportion": "{}"})
+    with pytest.raises(InputError, match=r"another version of apportion.* run `allocate finalize --force`"):
         read_packed(written)
 
 
@@ -215,7 +238,7 @@ def test_other_safetensors_and_other_versions_are_refused(written: Path) -> None
 
 @pytest.mark.parametrize("text", ["", "[1", "[" * 9_999])
 def test_a_header_that_is_not_json_is_refused(written: Path, text: str) -> None:
-    save_file({"weight": torch.zeros(3)}, written, metadata={"apportion": text})
+    save_file({"weight": torch.zeros(3)}, written, metadata=with_checksum(text))
     with pytest.raises(InputError, match=r"the header of .* (is not JSON|nested more than 64)"):
         read_packed(written)
 

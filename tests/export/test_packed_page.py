@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from apportion.allocator import Plan
 from apportion.export import load_state, save_network
@@ -88,6 +90,34 @@ def test_the_page_refuses_what_is_not_as_it_was_written(
     data[-1] ^= 1
     path.write_bytes(data)
     with pytest.raises(ValueError, match="is damaged"):
+        reader(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda t, m: t.pop("=stem.bias"), "=stem.bias"),
+        (lambda t, m: t.update({"=more": np.zeros(3)}), "=more"),
+        (lambda t, m: t.update({"=stem.bias": t["=stem.bias"][:, None]}), "=stem.bias"),
+        (lambda t, m: m.update(apportion=m["apportion"].replace('0":-', '0":-1', 1)), "its header"),
+    ],
+)
+def test_the_page_refuses_tensors_and_a_header_that_were_not_written(
+    reader: Any,
+    network: Network,
+    plan: Plan,
+    tmp_path: Path,
+    change: Callable[[dict[str, Any], dict[str, str]], object],
+    named: str,
+) -> None:
+    save_network(tmp_path, network, plan, finalize_nearest(network, plan))
+    path = tmp_path / "weights.safetensors"
+    with safe_open(path, framework="np") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        metadata = file.metadata()
+    change(tensors, metadata)
+    save_file(tensors, path, metadata=metadata)
+    with pytest.raises(ValueError, match=f"is damaged: {named}"):
         reader(path)
 
 

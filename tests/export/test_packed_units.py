@@ -21,6 +21,8 @@ from apportion.quantizer import Quantizer, channel_code_bits, packed_bytes, pars
 from apportion.reconstruct import accept_edits, finalize_nearest
 from apportion.sensitivity import FisherSettings, Profile, ProfileArrays, measure_profile, solve_plan
 
+from .conftest import with_checksum
+
 OPTIONS = "w2..5,w2x2"
 CUT = "inputs:16"
 UNITS = ["tile:2", "tile:8", "tile:7", CUT]
@@ -162,7 +164,7 @@ def in_plan(path: Path, edit: Callable[[Any], object]) -> None:
     with safe_open(path, framework="pt") as file:
         header = json.loads(file.metadata()["apportion"])
     edit(header["plan"])
-    save_file(contents(path), path, metadata={"apportion": json.dumps(header)})
+    save_file(contents(path), path, metadata=with_checksum(json.dumps(header)))
 
 
 @pytest.mark.parametrize(
