@@ -29,11 +29,11 @@ def learned_and_judged(samples: int, share: float) -> tuple[range, range]:
 
 
 def typical_ratio(one: Tensor, other: Tensor) -> float:
-    """Geometric mean of ``(one + m) / (other + m)`` over samples, with m the median of all losses.
+    """Geometric mean of ``(one + m) / (other + m)`` over samples, with m the median of all losses above 0.
 
     Losses of samples span orders of magnitude, so that a mean of a few dozen tells of the worst one or two:
-    which of two networks loses less on other samples is better told by what most samples say. Losses far
-    below the median count as alike, for their ratios are noise.
+    which of two networks loses less on other samples is better told by their logarithms. Losses far below
+    the median count as alike, for their ratios are noise.
 
     Parameters
     ----------
@@ -41,5 +41,7 @@ def typical_ratio(one: Tensor, other: Tensor) -> float:
         Of the same samples; what rounding makes negative counts as 0.
     """
     one, other = one.double().clamp_min(0), other.double().clamp_min(0)
-    middle = torch.cat([one, other]).median().clamp(min=torch.finfo(torch.float64).tiny)
+    both = torch.cat([one, other])
+    above = both[both > 0]
+    middle = above.median() if len(above) else both.new_ones(())
     return float(((one + middle).log() - (other + middle).log()).mean().exp())

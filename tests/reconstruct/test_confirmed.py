@@ -53,7 +53,7 @@ def test_the_target_is_given_up_where_samples_not_fitted_to_lose_less_without_it
     [
         ((1.0, 1.0, 1.1, 1.0), (2.0, 2.0, 2.0, 2.1), True),
         ((2.0, 2.0, 2.0, 2.1), (1.0, 1.0, 1.1, 1.0), False),
-        # One sample may be chance, whatever it loses, and what nothing is lost on tells nothing.
+        # One sample may be chance, and what nothing is lost on tells nothing.
         ((2.0, 2.0, 2.0, 2.0), (1.0, 1.0, 1.0, 6.0), False),
         ((1.0, 1.0, 1.0, 6.0), (2.0, 2.0, 2.0, 2.0), True),
         ((2.0, 2.0, 2.0, 1e-12), (1.9, 1.9, 1.9, 1e-6), False),
@@ -63,7 +63,7 @@ def test_the_target_is_given_up_where_samples_not_fitted_to_lose_less_without_it
         ((1.0, 1.0, 1.0, torch.inf), (1.0, 1.0, 1.0, torch.inf), False),
     ],
 )
-def test_it_is_given_up_by_what_most_samples_say(
+def test_it_is_given_up_by_what_a_typical_sample_says(
     network: Network,
     low: Plan,
     data: Data,

@@ -1,4 +1,4 @@
-"""Which of two networks loses less on other samples, told by what most of them say."""
+"""Which of two networks loses less on other samples, told by a typical one of them."""
 
 from __future__ import annotations
 
@@ -46,6 +46,16 @@ def test_one_sample_counts_no_more_than_its_logarithm() -> None:
     other[0] = 20.0
     assert float(other.mean()) > float(one.mean())
     assert typical_ratio(other, one) < 1
+
+
+def test_losses_count_beside_the_typical_one_and_not_beside_their_mean() -> None:
+    one, other = torch.tensor([0.5] * 7 + [1e6]), torch.tensor([1.0] * 7 + [1e6])
+    assert typical_ratio(one, other) < 0.8
+
+
+def test_where_most_samples_lose_nothing_the_others_decide() -> None:
+    one, other = torch.tensor([0.0, 0.0, 1.0, 1e-12]), torch.tensor([0.0, 0.0, 2.0, 0.0])
+    assert typical_ratio(one, other) < 1
 
 
 def test_losses_far_below_the_median_are_alike() -> None:
