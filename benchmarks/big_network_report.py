@@ -110,7 +110,7 @@ def _paper(options: int) -> list[list[object]]:
         ["all weights in shards of bfloat16, on disk", 2 * weights / GB],
         ["the largest layer (lm_head) as float32", 4 * head / GB],
         [f"scores: its changes under {options} options", 4 * options * head / GB],
-        ["GPTQ: Gram matrix of 28,672 inputs, double, each of about six at the peak", 8 * inner**2 / GB],
+        ["GPTQ: Gram matrix of 28,672 inputs, double, each of about ten at the peak", 8 * inner**2 / GB],
         ["codes of finished layers, on disk until they are packed", weights / GB],
     ]
 
@@ -150,7 +150,7 @@ def _notes(found: dict[str, Any]) -> list[str]:
     notes.append(
         "On paper, a network of 70 billion weights: no weights, codes or activations of more than one "
         "segment are in memory, so what one layer asks for decides. GPTQ's Gram matrices grow with the "
-        "square of a layer's inputs and call for about 40 GB at 28,672 of them; its time per layer grows "
+        "square of a layer's inputs and call for about 62 GB at 28,672 of them; its time per layer grows "
         "with inputs squared times outputs, and with inputs cubed. This has not been run."
     )
     return notes

@@ -28,7 +28,7 @@ from apportion.reconstruct.held_out import learned_and_judged, typical_ratio
 from apportion.sensitivity import ActivationSettings, measure_profile, uniform_plans
 
 SAMPLES = {RESNET: 256, VIT: 64}
-PAIRS = {RESNET: ("w3a3", "w4a4", "w4a8", "w5a5", "w6a6", "w8a8"), VIT: ("w6a6", "w8a8")}
+PAIRS = {RESNET: ("w3a3", "w4a4", "w4a8", "w5a5", "w6a6", "w8a8"), VIT: ("w4a4", "w4a8", "w6a6", "w8a8")}
 ADAQUANT = {(VIT, "w6a6")}
 TARGETS = {"without": Gptq(float_target=False), "aimed": Gptq()}
 KEPT = RESULTS / "float_target.json"

@@ -3,8 +3,8 @@
     python benchmarks/language_model.py --threads 1
 
 BabyLlama of the assets (characters, a context of 256, its table tied to its last layer), steps per group of
-64 weights. Calibrated on one text and judged on another. Also how Fisher scores of its layers rank beside
-exact ones.
+64 weights. Calibrated on one text and judged on another. Allocated by scores of nearest rounding, and by
+those of what GPTQ makes of every option. Also how Fisher scores of its layers rank beside exact ones.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from scipy.stats import spearmanr
 from apportion.allocator import Plan
 from apportion.network import Data, float_logits
 from apportion.quantizer import Quantizer, parse_options
-from apportion.reconstruct import Gptq, Method, Nearest, measure_finalized
+from apportion.reconstruct import Gptq, GptqOptions, Method, Nearest, measure_finalized
 from apportion.sensitivity import (
     FisherSettings,
     Profile,
@@ -42,8 +42,10 @@ UNIFORM_SIZES = ("w3g64", "w4g64")
 UNIFORM = "uniform"
 UNITS = {"per layer": "layer", "per channel": "channel", "per 16 channels": "tile:16"}
 METHODS: dict[str, Method] = {"nearest": Nearest(), "GPTQ": Gptq()}
+AFTER_GPTQ = ", scores after GPTQ"
 CALIBRATION, JUDGING, EXACT = 64, 96, 16
 
+Scores = tuple[Profile, ProfileArrays | None]
 Cell = dict[str, float]
 Cells = dict[str, dict[str, Cell]]
 
@@ -56,8 +58,14 @@ def main() -> None:
     began = time.process_time()
     subject = load_tied_llama(CALIBRATION, JUDGING)
     reference = float_logits(subject.network, subject.held_out)
-    profile, arrays = measure_profile(subject.network, subject.calibration, OPTIONS)
-    assert arrays is not None
+    weights = GptqOptions(subject.network, subject.calibration, Quantizer(), unseen=True)
+    scores = {
+        "": measure_profile(subject.network, subject.calibration, OPTIONS),
+        AFTER_GPTQ: measure_profile(
+            subject.network, subject.calibration, OPTIONS, after="gptq", weights=weights
+        ),
+    }
+    profile = scores[""][0]
     sizes = uniform_plans(profile)
     budgets = {
         **{f"{sizes[option].complexity.average_bits:.2f}b ({option})": option for option in UNIFORM_SIZES},
@@ -66,8 +74,10 @@ def main() -> None:
     cells: Cells = {}
     for title in sorted(budgets, key=lambda title: float(title.split("b", 1)[0])):
         text = budgets[title]
-        for name, plan in _plans(profile, arrays, text, sizes).items():
+        for name, plan in _plans(scores, text, sizes).items():
             for method, settings in METHODS.items():
+                if method == "nearest" and name.endswith(AFTER_GPTQ):
+                    continue
                 finalized = settings.finalize(subject.network, plan, subject.calibration)
                 quality = measure_finalized(subject.network, finalized, subject.held_out, reference)
                 assert quality.perplexity is not None
@@ -84,16 +94,18 @@ def main() -> None:
     _write(subject, profile, cells, agreement, time.process_time() - began)
 
 
-def _plans(profile: Profile, arrays: ProfileArrays, text: str, sizes: dict[str, Plan]) -> dict[str, Plan]:
+def _plans(scores: dict[str, Scores], text: str, sizes: dict[str, Plan]) -> dict[str, Plan]:
     """The best uniform plan and the solved ones within a budget, or within the size of a uniform option."""
     budget = text
     if text in sizes:
         bits = sizes[text].complexity
         budget = f"{math.ceil(1e6 * bits.average_bits) / 1e6:.6f}b"
     found = {
-        name: solve_plan(profile, arrays, budget, unit, time_limit_s=30.0) for name, unit in UNITS.items()
+        f"{name}{after}": solve_plan(*measured, budget, unit, time_limit_s=30.0)
+        for after, measured in scores.items()
+        for name, unit in UNITS.items()
     }
-    uniform = sizes.get(text) or best_uniform_plan(profile, found["per layer"])
+    uniform = sizes.get(text) or best_uniform_plan(scores[""][0], found["per layer"])
     return ({UNIFORM: uniform} if uniform is not None else {}) | found
 
 
@@ -130,7 +142,8 @@ def _write(
         f"{subject.name}: {len(subject.network.layers)} layers, among them the table of {table.channels} "
         "characters, which is the last layer too and is counted once. Options w2g64 to w8g64, a 16-bit step "
         "per 64 weights; average stored bits with all overheads. Columns named by an option have the size of "
-        "that option for all layers; in the others *uniform* is the best option that fits. Fisher scores and "
+        "that option for all layers; in the others *uniform* is the best option that fits. Scores are of "
+        "weights rounded to nearest, or where a row says so of what GPTQ makes of every option. Scores and "
         f"GPTQ see {subject.calibration.name}; judged on {subject.held_out.name}, by the next token of each "
         f"of their {JUDGING * WINDOW:,} tokens, with a context of at most {WINDOW}. Float perplexity "
         f"{some['float_perplexity']:.4f}.",
@@ -160,15 +173,20 @@ def _draw(subject: Subject, cells: Cells) -> Figure:
     axes = figure.add_subplot()
     colors = dict(zip((UNIFORM, *UNITS), ("#000000", "#0072B2", "#D55E00", "#009E73"), strict=True))
     for name, found in cells.items():
-        unit, method = name.rsplit(", ", 1)
+        unit, by = name.split(", ", 1)
         points = sorted(
             (cell["average_bits"], 100 * (cell["perplexity"] / cell["float_perplexity"] - 1))
             for cell in found.values()
         )
-        style = (
-            {"linestyle": "--", "marker": "o"} if method == "nearest" else {"linestyle": "-", "marker": "s"}
+        line, marker = {"nearest": ("--", "o"), "GPTQ": ("-", "s")}.get(by, (":", "^"))
+        axes.plot(
+            *zip(*points, strict=True),
+            color=colors[unit],
+            label=name,
+            markersize=4,
+            linestyle=line,
+            marker=marker,
         )
-        axes.plot(*zip(*points, strict=True), color=colors[unit], label=name, markersize=4, **style)
     axes.set_yscale("log")
     axes.set_xlabel("average stored bits per weight, overheads included")
     axes.set_ylabel(f"rise of the perplexity in percent, context {WINDOW}, held-out text", fontsize=9)
