@@ -152,14 +152,12 @@ def _bops(profile: Profile, plan: Plan) -> float:
 
 
 def _write(found: dict[str, Any]) -> None:
-    methods = [
-        str(method)
-        for method in MethodName
-        if any(method.value in row for case in found.values() for row in case["rows"].values())
-    ]
     tables = []
     for name, case in found.items():
         rows = []
+        methods = [
+            str(method) for method in MethodName if any(method.value in row for row in case["rows"].values())
+        ]
         for label, row in case["rows"].items():
             cells: list[object] = [
                 label,
