@@ -11,7 +11,7 @@ from torch import Tensor
 from ..allocator import Plan
 from ..network import ActivationStore, Data, Layer, Network, rows
 from .finalize import Finalized, StoredLayer, finalize_nearest, value_tensors
-from .gptq import Gptq, gptq_layer
+from .gptq import Gptq, gptq_layer, walk_of
 from .gram import InputGram
 from .held_out import check_held_out, learned_and_judged
 from .layer_inputs import check_positions, input_gram
@@ -98,7 +98,7 @@ class AdaQuant:
         data : Data
             Calibration inputs.
         progress : callable, optional
-            Told (layers done, layers in all).
+            Told (layers done, layers in all), every layer three times where `Gptq.confirmed` tries.
         store : Path, optional
             Folder for finished layers, from which an interrupted run goes on to the same result.
 
@@ -108,7 +108,9 @@ class AdaQuant:
             The plan does not fit the network, or the network has several inputs.
         """
         if self.crossed and self.start is not None:
-            confirmed = self.start.confirmed(network, plan, data, store)
+            confirmed = self.start.confirmed(network, plan, data, store, progress)
+            trials = self.start.trials(plan, data)
+            progress = walk_of(progress, trials, trials + 1)
             if not confirmed.float_target:
                 return replace(self, start=confirmed).finalize(network, plan, data, progress, store)
         kept = UnitStore.of(store, self, network, plan, data)

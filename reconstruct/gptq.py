@@ -25,7 +25,7 @@ from .streams import Streams, walkable_blocks
 from .unit_store import UnitStore
 from .values import plan_values
 
-__all__ = ["Gptq", "gptq_layer", "gptq_next"]
+__all__ = ["Gptq", "gptq_layer", "gptq_next", "walk_of"]
 
 LAZY_COLUMNS = 64
 MOST_DAMPING = 1e3
@@ -127,13 +127,15 @@ class Gptq:
         InputError
             The plan does not fit the network, or the network has several inputs.
         """
-        walks = 3 if self._is_tried(plan, data) else 1
+        trials = self.trials(plan, data)
         settings = self.confirmed(network, plan, data, store, progress)
-        return settings._walked(network, plan, data, _walk_of(progress, walks - 1, walks), store)
+        return settings._walked(network, plan, data, walk_of(progress, trials, trials + 1), store)
 
-    def _is_tried(self, plan: Plan, data: Data) -> bool:
+    def trials(self, plan: Plan, data: Data) -> int:
+        """How many walks through all layers `confirmed` takes: two, or none where there is nothing to try."""
         _, judged = learned_and_judged(len(data), JUDGED)
-        return self.crossed and bool(value_tensors(plan_values(plan))) and len(judged) >= FEWEST_JUDGED
+        has_low_bits = bool(value_tensors(plan_values(plan)))
+        return 2 if self.crossed and has_low_bits and len(judged) >= FEWEST_JUDGED else 0
 
     def confirmed(
         self,
@@ -157,7 +159,7 @@ class Gptq:
         progress : callable, optional
             Told of the two trials, and that as many layers follow as in one of them.
         """
-        if not self._is_tried(plan, data):
+        if self.trials(plan, data) == 0:
             return self
         learned, judged = learned_and_judged(len(data), JUDGED)
         fitted, others = data.part(slice(learned.stop)), data.part(slice(judged.start, None))
@@ -165,7 +167,7 @@ class Gptq:
 
         def losses(settings: Gptq, number: int) -> Tensor:
             try:
-                found = settings._walked(network, plan, fitted, _walk_of(progress, number, 3), store)
+                found = settings._walked(network, plan, fitted, walk_of(progress, number, 3), store)
             except NotFiniteError:
                 return reference.new_full((len(others),), torch.inf, dtype=torch.float64)
             return measure_samples(network, others, found.tensors(network), reference).loss
@@ -215,7 +217,7 @@ class Gptq:
         return Finalized(tuple(layers.values()), values=values)
 
 
-def _walk_of(progress: Progress | None, number: int, walks: int) -> Progress | None:
+def walk_of(progress: Progress | None, number: int, walks: int) -> Progress | None:
     """What one of several walks through all layers tells, as a part of all of them."""
     if progress is None:
         return None

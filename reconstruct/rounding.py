@@ -24,7 +24,7 @@ from ..network import (
     rows,
 )
 from .finalize import Finalized, StoredLayer, finalize_nearest, value_tensors
-from .gptq import Gptq, gptq_next
+from .gptq import Gptq, gptq_next, walk_of
 from .grids import LayerGrid
 from .held_out import check_held_out, learned_and_judged
 from .learn import Learning, learn_rounding, output_error
@@ -138,7 +138,7 @@ class LearnedRounding:
         data : Data
             Calibration inputs.
         progress : callable, optional
-            Told (units done, units in all).
+            Told (units done, units in all); where `Gptq.confirmed` tries, the last third of what is told.
         store : Path, optional
             Folder for finished units, from which an interrupted run goes on to the same result.
         on_unit : callable, optional
@@ -149,7 +149,11 @@ class LearnedRounding:
         InputError
             The plan does not fit the network, or the network has several inputs.
         """
-        start = None if self.start is None else self.start.confirmed(network, plan, data, store)
+        start = self.start
+        if start is not None:
+            trials = start.trials(plan, data)
+            start = start.confirmed(network, plan, data, store, progress)
+            progress = walk_of(progress, trials, trials + 1)
         if start != self.start:
             return replace(self, start=start).finalize(network, plan, data, progress, store, on_unit)
         kept = UnitStore.of(store, self, network, plan, data)

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from apportion.allocator import Plan
 from apportion.network import Data, Network, float_logits, measure_samples
-from apportion.reconstruct import AdaQuant, Finalized, Gptq, LearnedRounding, Learning, StraightThrough
+from apportion.reconstruct import (
+    AdaQuant,
+    Finalized,
+    Gptq,
+    LearnedRounding,
+    Learning,
+    StraightThrough,
+    gptq,
+)
 
 from .conftest import with_low_bits
 
@@ -98,6 +108,22 @@ def test_progress_counts_the_trials(
     Gptq().finalize(network, plan, data, lambda *step: told.append(step))
     count = walks * len(network.layers)
     assert told == [(done, count) for done in range(1, count + 1)]
+
+
+@pytest.mark.parametrize("aimed", [True, False])
+@pytest.mark.parametrize("method", [AdaQuant, LearnedRounding])
+def test_progress_of_methods_that_start_from_gptq_counts_its_trials(
+    network: Network, low: Plan, data: Data, method: Any, aimed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[int, int]] = []
+    monkeypatch.setattr(gptq, "typical_ratio", lambda *losses: 0.5 if aimed else 2.0)
+    learning = StraightThrough(iterations=1) if method is AdaQuant else Learning(iterations=1)
+    method(learning=learning).finalize(network, low, data, lambda *step: told.append(step))
+    layers = len(network.layers)
+    assert told[: 2 * layers] == [(done, 3 * layers) for done in range(1, 2 * layers + 1)]
+    shares = [done / total for done, total in told]
+    assert all(one < other for one, other in pairwise(shares))
+    assert shares[-1] == 1
 
 
 def test_learned_rounding_starts_from_what_is_confirmed(
