@@ -1,7 +1,7 @@
 """Weights and activations in low bits: one pair of options for all, against what is allocated at its cost.
 
     python benchmarks/activations.py cifar10_resnet20
-    python benchmarks/activations.py cifar10_resnet20 --methods brecq
+    python benchmarks/activations.py cifar10_resnet20 --methods gptq lapq brecq --rows w4a4
     python benchmarks/activations.py mobilenetv1_075_in1k vit_tiny_in1k --rows w8a8 w4a8
     python benchmarks/activations.py vit_tiny_in1k --by-token
 
@@ -202,6 +202,8 @@ def _write(found: dict[str, Any]) -> None:
         "activations",
         "Weights and activations in low bits",
         f"python benchmarks/activations.py {' '.join(name for name in found if name in NETWORKS)}\n"
+        f"    python benchmarks/activations.py {RESNET} --methods gptq lapq brecq --rows w4a4\n"
+        f"    python benchmarks/activations.py {RESNET} --methods gptq brecq --rows w4a8 w6a6\n"
         f"    python benchmarks/activations.py {VIT} --by-token",
         tables,
         notes,
