@@ -44,18 +44,13 @@ def read_run(folder: str | Path, *, memory_bytes: int | None = None) -> PackedNe
     packed = read_packed(folder / WEIGHTS, memory_bytes=memory_bytes)
     if (folder / PLAN).exists():
         plan = read_plan(folder / PLAN)
-        if _digest(plan) != _digest(packed.plan):
+        if assignment_digest(plan.layers, plan.activations) != packed.made_for:
             raise InputError(
                 f"{folder / WEIGHTS} was computed for another plan than {folder / PLAN}, which was solved "
                 "again or edited since; compute the weights of this one: "
                 f"allocate finalize --out {folder} --force"
             )
     return packed
-
-
-def _digest(plan: Plan) -> str:
-    """Of the options that a plan has, whatever its document states."""
-    return assignment_digest(plan.layers, plan.activations)
 
 
 def load(folder: str | Path, *, memory_bytes: int | None = None) -> Network:

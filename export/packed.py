@@ -30,7 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..allocator import LayerPlan, Plan, parse_unit
+from ..allocator import LayerPlan, Plan, assignment_digest, parse_unit
 from ..documents import parse_document, replace_file
 from ..errors import InputError
 from ..network import Network, StreamedTensors
@@ -74,6 +74,7 @@ class Header(BaseModel):
 
     format: Literal["apportion-packed-2"] = "apportion-packed-2"
     plan: Plan
+    made_for: str
     layouts: dict[str, Layout]
     exponents: dict[str, Annotated[int, Field(ge=-200, le=200)]]
     checksums: dict[str, Annotated[int, Field(ge=0, lt=2**32)]]
@@ -86,6 +87,9 @@ class PackedNetwork:
     Attributes
     ----------
     plan : Plan
+        With the ranges of values as the method found them.
+    made_for : str
+        `assignment_digest` of the plan that weights were computed for, which has the calibrated ranges.
     finalized : Finalized
         Codes and steps of every layer.
     layouts : dict of str to Layout
@@ -97,6 +101,7 @@ class PackedNetwork:
     """
 
     plan: Plan
+    made_for: str
     finalized: Finalized
     layouts: dict[str, Layout]
     rest: dict[str, Tensor]
@@ -163,6 +168,7 @@ def write_packed(path: Path, network: Network, plan: Plan, finalized: Finalized)
                 writer.add(f"={name}", network.tensors[name] if bias is None else bias)
         header = Header(
             plan=with_values(plan, finalized.values),
+            made_for=assignment_digest(plan.layers, plan.activations),
             layouts=layouts,
             exponents=exponents,
             checksums=writer.checksums,
@@ -202,11 +208,13 @@ def read_packed(path: Path, *, memory_bytes: int | None = None) -> PackedNetwork
         layers = LayersOnDemand(
             [layer.name for layer in plan.layers], lambda at: _layer_of(path, plan.layers[at], header)
         )
-        return PackedNetwork(plan, Finalized(layers, values=values), header.layouts, rest, bound)
+        return PackedNetwork(
+            plan, header.made_for, Finalized(layers, values=values), header.layouts, rest, bound
+        )
     with _as_planned(path):
         _check_counts(plan.layers, sum(tensor.nbytes for tensor in tensors.values()))
         whole = tuple(_read_layer(layer, tensors, header.exponents) for layer in plan.layers)
-    return PackedNetwork(plan, Finalized(whole, values=values), header.layouts, rest)
+    return PackedNetwork(plan, header.made_for, Finalized(whole, values=values), header.layouts, rest)
 
 
 def _header(file: Any, path: Path) -> Header:

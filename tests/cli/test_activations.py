@@ -124,6 +124,15 @@ def test_a_method_begins_at_the_calibrated_steps_whatever_was_tried_before(
     found = read_packed(out / "weights.safetensors").plan.activations
     assert [value.option for value in found] == [value.option for value in given]
     assert found != given
+    measured = allocate("evaluate", out, "--json").json
+    assert measured["loss"] == pytest.approx(read_plan(out / "plan.json").measured.loss, rel=1e-6)  # type: ignore[union-attr]
+    document = json.loads((out / "plan.json").read_text())
+    value = document["activations"][0]
+    value["choices"][value["option"]]["step"] *= 1.01
+    (out / "plan.json").write_text(json.dumps(document))
+    outcome = allocate("evaluate", out)
+    assert outcome.code == 2
+    assert "was computed for another plan" in " ".join(outcome.err.split())
 
 
 def test_a_profile_shows_every_value_and_its_readers(tmp_path: Path, allocate: Allocate) -> None:
