@@ -6,7 +6,7 @@
     python benchmarks/activations.py vit_tiny_in1k --by-token
 
 Every network, row and method is measured on its own and kept in the page beside the others; what is there is
-not measured again unless its entry in the JSON says `earlier` or its row has become another plan.
+not measured again unless its row has become another plan or its entry is taken out of the JSON.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _measure(
         # The same plan under other limits.
         row |= measured.get(plan.assignment, {})
         for method in methods:
-            if method.value in row and not row[method.value].get("earlier"):
+            if method.value in row:
                 continue
             began = time.perf_counter()
             finalized = method_named(method).finalize(network, plan, data)
@@ -168,9 +168,7 @@ def _write(found: dict[str, Any]) -> None:
             ]
             for method in methods:
                 made = row.get(method)
-                earlier = made is not None and made.get("earlier")
-                loss = f"{made['loss']:.4g} *" if earlier else made and made["loss"]
-                cells += [loss, made and _percent(made["accuracy"])]
+                cells += [made and made["loss"], made and _percent(made["accuracy"])]
             rows.append(cells)
         header = ["plan", "stored bits per weight", "bops, M", "peak of values, KiB", "predicted loss"]
         for method in methods:
@@ -190,14 +188,6 @@ def _write(found: dict[str, Any]) -> None:
         "both and the uniform plan compete on calibration data. Ranges of every token's own (`a8d`) are for "
         "what linear layers alone read as it is; other values have one for the tensor.",
     ]
-    if any(
-        made.get("earlier")
-        for case in found.values()
-        for row in case["rows"].values()
-        for made in row.values()
-        if isinstance(made, dict)
-    ):
-        notes.append("\\* Measured before GPTQ decided on its float target by what a typical sample loses.")
     write_report(
         "activations",
         "Weights and activations in low bits",

@@ -11,11 +11,11 @@ from torch import Tensor
 from ..allocator import Plan
 from ..network import ActivationStore, Data, Layer, Network, rows
 from .finalize import Finalized, StoredLayer, finalize_nearest, value_tensors
-from .gptq import Gptq, gptq_layer, walk_of
+from .gptq import Gptq, gptq_layer
 from .gram import InputGram
 from .held_out import check_held_out, learned_and_judged
 from .layer_inputs import check_positions, input_gram
-from .method import Progress
+from .method import Progress, walk_of
 from .output_error import OutputError
 from .straight_through import StraightThrough, learn_layer
 from .streams import Streams, walkable_blocks

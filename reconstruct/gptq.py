@@ -19,13 +19,13 @@ from .gram import InputGram, factored
 from .grids import LayerGrid
 from .held_out import learned_and_judged, typical_ratio
 from .layer_inputs import check_positions, input_gram
-from .method import Progress
+from .method import Progress, walk_of
 from .refit import refitted
 from .streams import Streams, walkable_blocks
 from .unit_store import UnitStore
 from .values import plan_values
 
-__all__ = ["Gptq", "gptq_layer", "gptq_next", "walk_of"]
+__all__ = ["Gptq", "gptq_layer", "gptq_next"]
 
 LAZY_COLUMNS = 64
 MOST_DAMPING = 1e3
@@ -215,13 +215,6 @@ class Gptq:
         if network.is_streamed and store is not None:
             return Finalized(kept.on_demand(layers), values=values)
         return Finalized(tuple(layers.values()), values=values)
-
-
-def walk_of(progress: Progress | None, number: int, walks: int) -> Progress | None:
-    """What one of several walks through all layers tells, as a part of all of them."""
-    if progress is None:
-        return None
-    return lambda done, total: progress(number * total + done, walks * total)
 
 
 class _Inputs:

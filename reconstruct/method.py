@@ -12,9 +12,16 @@ from ..network import Data, Network
 from .finalize import Finalized, LayersOnDemand, NearestLayers, finalize_nearest
 from .values import plan_values
 
-__all__ = ["Method", "Nearest", "Progress"]
+__all__ = ["Method", "Nearest", "Progress", "walk_of"]
 
 Progress: TypeAlias = Callable[[int, int], None]
+
+
+def walk_of(progress: Progress | None, number: int, walks: int) -> Progress | None:
+    """What one of several walks through all layers tells, as a part of all of them."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(number * total + done, walks * total)
 
 
 class Method(Protocol):

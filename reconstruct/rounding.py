@@ -24,11 +24,11 @@ from ..network import (
     rows,
 )
 from .finalize import Finalized, StoredLayer, finalize_nearest, value_tensors
-from .gptq import Gptq, gptq_next, walk_of
+from .gptq import Gptq, gptq_next
 from .grids import LayerGrid
 from .held_out import check_held_out, learned_and_judged
 from .learn import Learning, learn_rounding, output_error
-from .method import Progress
+from .method import Progress, walk_of
 from .region import Region
 from .streams import Streams, walkable_blocks
 from .unit_store import UnitStore

@@ -5,11 +5,15 @@ from __future__ import annotations
 import importlib.util
 import os
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
 from apportion.network import Network, capture
 
@@ -19,6 +23,15 @@ ASSETS = Path(os.environ.get("APPORTION_ASSETS", Path(__file__).parents[3] / "sh
 def with_checksum(text: str) -> dict[str, str]:
     """The metadata of a packed file whose header is this text."""
     return {"apportion": text, "apportion-crc32": str(zlib.crc32(text.encode()))}
+
+
+def rewrite_file(path: Path, change: Callable[[dict[str, Tensor], dict[str, str]], object]) -> None:
+    """A safetensors file with its tensors and metadata changed."""
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        metadata = file.metadata()
+    change(tensors, metadata)
+    save_file(tensors, path, metadata=metadata)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -23,7 +22,7 @@ from apportion.quantizer import parse_option, parse_options
 from apportion.reconstruct import Finalized, correct_biases, finalize_nearest
 from apportion.sensitivity import measure_profile, solve_plan
 
-from .conftest import with_checksum
+from .conftest import rewrite_file, with_checksum
 
 Assign = Callable[[Mapping[str, Sequence[str]]], Plan]
 Contents = tuple[dict[str, Tensor], dict[str, str]]
@@ -146,12 +145,14 @@ Change = Callable[[dict[str, Tensor], dict[str, Any]], object]
 
 def rewrite(path: Path, change: Change) -> None:
     """The file with its tensors and header changed, and the checksums of what they are then."""
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        header = json.loads(file.metadata()["apportion"])
-    change(tensors, header)
-    header["checksums"] = {name: tensor_checksum(tensor) for name, tensor in tensors.items()}
-    save_file(tensors, path, metadata=with_checksum(json.dumps(header)))
+
+    def changed(tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+        header = json.loads(metadata["apportion"])
+        change(tensors, header)
+        header["checksums"] = {name: tensor_checksum(tensor) for name, tensor in tensors.items()}
+        metadata.update(with_checksum(json.dumps(header)))
+
+    rewrite_file(path, changed)
 
 
 def in_plan(edit: Callable[[Any], object]) -> Change:
@@ -195,22 +196,20 @@ def test_tensors_and_a_header_that_were_not_written_are_refused(
     reason: str,
     memory_bytes: int | None,
 ) -> None:
-    with safe_open(written, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        metadata = file.metadata()
-    change(tensors, metadata)
-    save_file(tensors, written, metadata=metadata)
+    rewrite_file(written, change)
     with pytest.raises(InputError, match=rf"weights\.safetensors is damaged: {reason}"):
         read_packed(written, memory_bytes=memory_bytes)
 
 
 def test_a_layer_that_is_missing_is_refused_where_it_is_read(written: Path) -> None:
-    with safe_open(written, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        metadata = file.metadata()
-    gone = codes(tensors)
-    del tensors[gone]
-    save_file(tensors, written, metadata=metadata)
+    gone = ""
+
+    def without_codes(tensors: dict[str, Tensor], _: dict[str, str]) -> None:
+        nonlocal gone
+        gone = codes(tensors)
+        del tensors[gone]
+
+    rewrite_file(written, without_codes)
     layers = read_packed(written, memory_bytes=0).finalized.layers
     with pytest.raises(InputError, match=rf"damaged: '{gone}' is missing"):
         list(layers)
